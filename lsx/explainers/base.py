@@ -1,0 +1,117 @@
+"""What an explainer is: a raw attribution and its post-processing."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lsx.config import ExplainerConfig, Normalization
+from lsx.errors import ConfigError
+from lsx.registry import Registry
+
+EXPLAINERS: Registry[type["Explainer"]] = Registry("explainer")
+register = EXPLAINERS.register
+
+
+class Explainer(ABC):
+    """Explanations of one method.
+
+    A subclass implements :meth:`attribute`, and :meth:`postprocess` where the
+    method's differs from clipping and scaling.
+
+    Attributes:
+        trains_learner: whether the explanation's gradient can reach the learner's weights.
+    """
+
+    trains_learner: ClassVar[bool] = True
+
+    def __init__(self, config: ExplainerConfig) -> None:
+        self.config = config
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that one explanation takes; what memory and time scale with."""
+        return 1
+
+    @abstractmethod
+    def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
+        """Raw attribution.
+
+        Args:
+            model: images (B, C, H, W) to log-probabilities (B, K).
+            images: (B, C, H, W), normalised.
+            targets: int64 (B,), the explained classes.
+            create_graph: keep the graph, so that the attribution can be differentiated
+                with respect to the model's weights.
+
+        Returns:
+            (B, C, H, W), signed.
+        """
+
+    def postprocess(self, attribution: Tensor, images: Tensor, group: int) -> Tensor:
+        """Clip negative values, divide by the maximum of each group of ``group`` samples."""
+        return scale(attribution.clamp(min=0), group)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        create_graph: bool = False,
+        group: int | None = None,
+    ) -> Tensor:
+        """Explanations of a batch.
+
+        Args:
+            model: images (B, C, H, W) to log-probabilities (B, K).
+            images: (B, C, H, W), normalised.
+            labels: int64 (B,), true classes; replaced by the predicted ones if ``config.target`` says so.
+            create_graph: explanations differentiable with respect to the model's weights.
+            group: samples that batch normalisation counts as one batch (consecutive
+                ones); all of ``images`` by default. B must be a multiple of it.
+
+        Returns:
+            (B, C, H, W) in 0–1; all zero where there is no positive attribution.
+        """
+        targets = predicted(model, images) if self.config.target == "predicted" else labels
+        if self.config.normalization == "sample":
+            group = 1
+        raw = self.attribute(model, images, targets, create_graph=create_graph)
+        explanation = self.postprocess(raw, images, group or len(images))
+        return explanation if create_graph else explanation.detach()
+
+
+def scale(attribution: Tensor, group: int) -> Tensor:
+    """Divide by the maximum over every ``group`` consecutive samples; a group without positive values stays zero.
+
+    The maximum is part of the graph, as in the authors' code.
+    """
+    grouped = attribution.reshape(len(attribution) // group, -1)
+    top = grouped.amax(dim=1, keepdim=True)
+    # Where nothing is positive the divisor is a constant 1: no NaN in value or gradient.
+    return (grouped / torch.where(top > 0, top, torch.ones_like(top))).reshape(attribution.shape)
+
+
+def predicted(model: nn.Module, images: Tensor) -> Tensor:
+    """int64 (B,), the most probable classes."""
+    with torch.no_grad():
+        classes: Tensor = model(images).argmax(dim=1)
+    return classes
+
+
+def build(
+    config: ExplainerConfig, *, method: str | None = None, normalization: Normalization | None = None
+) -> Explainer:
+    """The explainer that a configuration names.
+
+    Raises:
+        ConfigError: no such explainer.
+    """
+    changes = {"method": method, "normalization": normalization}
+    config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    factory = EXPLAINERS.get(config.method)
+    if not (isinstance(factory, type) and issubclass(factory, Explainer)):
+        raise ConfigError(f"explainer {config.method!r} must be a subclass of lsx.Explainer")
+    return factory(config)

@@ -1,0 +1,113 @@
+"""Gradient attributions, by Captum, differentiable with respect to the weights on request.
+
+Captum differentiates with ``create_graph=False``; its gradient methods expose the
+function that does so as ``gradient_func``, its layer methods as ``grad_kwargs``.
+Both are set here per call, from an explicit argument.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from captum.attr import InputXGradient, IntegratedGradients, LayerAttribution, LayerGradCam
+from torch import Tensor, nn
+
+from lsx.explainers.base import Explainer, register
+from lsx.models import gradcam_layer
+
+MIN_MAX_EPSILON = 1e-6  # the authors' code divides by the span plus this
+
+
+def input_gradients(
+    forward_fn: Any,
+    inputs: tuple[Tensor, ...],
+    target_ind: Any = None,
+    additional_forward_args: Any = None,
+    *,
+    create_graph: bool,
+) -> tuple[Tensor, ...]:
+    """∂f(x)_y/∂x for each input tensor, in Captum's ``gradient_func`` form."""
+    with torch.enable_grad():
+        (images,) = inputs
+        outputs = forward_fn(images)
+        chosen = outputs.gather(1, target_ind.unsqueeze(1)).sum()
+        return torch.autograd.grad(chosen, inputs, create_graph=create_graph)
+
+
+@register("input_x_gradient")
+class InputXGradientExplainer(Explainer):
+    """x ⊙ ∂f(x)_y/∂x (Shrikumar et al. 2016; LSX eq. for CNN-LSX)."""
+
+    def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        method = InputXGradient(model)
+        method.gradient_func = partial(input_gradients, create_graph=create_graph)
+        leaf = images.detach().requires_grad_()
+        attribution: Tensor = method.attribute(leaf, target=targets)
+        return attribution
+
+
+@register("integrated_gradient")
+class IntegratedGradientExplainer(Explainer):
+    """(x − x₀) ⊙ ∫ ∂f(x₀ + α(x − x₀))_y/∂x dα, x₀ = 0, Gauss–Legendre (Sundararajan et al. 2017)."""
+
+    @property
+    def evaluations(self) -> int:
+        """One per quadrature point."""
+        return self.config.steps
+
+    def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        method = IntegratedGradients(model)
+        method.gradient_func = partial(input_gradients, create_graph=create_graph)
+        attribution: Tensor = method.attribute(
+            images.detach(), target=targets, n_steps=self.config.steps, method="gausslegendre"
+        )
+        return attribution
+
+
+@register("input_x_integrated_gradient")
+class InputXIntegratedGradientExplainer(IntegratedGradientExplainer):
+    """Integrated gradients after post-processing, then ⊙ x."""
+
+    def postprocess(self, attribution: Tensor, images: Tensor, group: int) -> Tensor:
+        """See :meth:`Explainer.postprocess`; the product is not scaled again."""
+        return super().postprocess(attribution, images, group) * images
+
+
+@register("gradcam")
+class GradCamExplainer(Explainer):
+    """Grad-CAM at the last convolution, no ReLU, min-max normalised per map (Selvaraju et al. 2017)."""
+
+    def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
+        """See :meth:`Explainer.attribute`; one map per image, repeated over its channels."""
+        method = LayerGradCam(model, gradcam_layer(model))
+        with torch.enable_grad():
+            maps = method.attribute(images.detach(), targets, grad_kwargs={"create_graph": create_graph})
+        resized = LayerAttribution.interpolate(_min_max(maps), tuple(images.shape[2:]))
+        return resized.expand(-1, images.shape[1], -1, -1)
+
+    def postprocess(self, attribution: Tensor, images: Tensor, group: int) -> Tensor:
+        """The maps are normalised already, each by itself."""
+        return attribution
+
+
+def _min_max(maps: Tensor) -> Tensor:
+    """Each map to 0–1; a constant map to zero."""
+    low, high = maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True)
+    return (maps - low) / (high - low + MIN_MAX_EPSILON)
+
+
+@register("input")
+class InputExplainer(Explainer):
+    """x itself: the control. No learner is in it, so it cannot train one."""
+
+    trains_learner = False
+
+    def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
+        """See :meth:`Explainer.attribute`."""
+        return images
+
+    def postprocess(self, attribution: Tensor, images: Tensor, group: int) -> Tensor:
+        """None."""
+        return attribution

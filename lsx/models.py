@@ -1,0 +1,155 @@
+"""Networks that serve as learner and critic.
+
+A network takes images (B, C, H, W) and returns log-probabilities (B, K). A user
+adds one with ``@register("name")`` or names it ``package.module:Class`` in a
+configuration; its constructor takes ``channels``, ``image_size`` and ``classes``
+by keyword. Its *encoding* is what its first linear layer reads, unless it has an
+``encode`` method; Grad-CAM looks at its last convolution, unless it has a
+``gradcam_layer``.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lsx.errors import ConfigError
+from lsx.registry import Registry
+
+ModelFactory = Callable[..., nn.Module]
+MODELS: Registry[ModelFactory] = Registry("model")
+register = MODELS.register
+
+
+@register("Net1")
+class Net1(nn.Module):
+    """conv 32@3×3, conv 64@3×3, average pool 2, fc 128, fc K (1,199,882 parameters at 28×28×1, K = 10).
+
+    Args:
+        channels: C of the images.
+        image_size: (H, W), at least 6 × 6.
+        classes: K.
+    """
+
+    def __init__(self, channels: int = 1, image_size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
+        super().__init__()
+        height, width = ((side - 4) // 2 for side in image_size)
+        self.conv1 = nn.Conv2d(channels, 32, 3)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.fc1 = nn.Linear(_positive(64 * height * width, image_size, 6), 128)
+        self.fc2 = nn.Linear(128, classes)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to the pooled activations, (B, 9216) at 28 × 28."""
+        return F.avg_pool2d(F.relu(self.conv2(F.relu(self.conv1(images)))), 2).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to log-probabilities (B, K)."""
+        return F.log_softmax(self.fc2(F.relu(self.fc1(self.encode(images)))), dim=1)
+
+
+@register("SimpleConvNet")
+class SimpleConvNet(nn.Module):
+    """conv 20@5×5, max pool 2, conv 50@5×5, max pool 2, fc 256, fc K.
+
+    Args:
+        channels: C of the images.
+        image_size: (H, W), at least 16 × 16.
+        classes: K.
+    """
+
+    def __init__(self, channels: int = 1, image_size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
+        super().__init__()
+        height, width = (((side - 4) // 2 - 4) // 2 for side in image_size)
+        self.conv1 = nn.Conv2d(channels, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.fc1 = nn.Linear(_positive(50 * height * width, image_size, 16), 256)
+        self.fc2 = nn.Linear(256, classes)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to the pooled activations, (B, 800) at 28 × 28."""
+        first = F.max_pool2d(F.relu(self.conv1(images)), 2)
+        return F.max_pool2d(F.relu(self.conv2(first)), 2).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to log-probabilities (B, K)."""
+        return F.log_softmax(self.fc2(F.relu(self.fc1(self.encode(images)))), dim=1)
+
+
+def build(
+    name: str, image_shape: tuple[int, int, int], classes: int, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """A freshly initialised network, its weights drawn from torch's global generator of ``device``.
+
+    Args:
+        name: registered model, or ``package.module:Class``.
+        image_shape: (C, H, W).
+        classes: K.
+        device: where the weights are made.
+
+    Raises:
+        ConfigError: unknown name, or a constructor that refuses these shapes.
+    """
+    factory = MODELS.get(name)
+    channels, *size = image_shape
+    try:
+        with torch.device(device):
+            return factory(channels=channels, image_size=tuple(size), classes=classes)
+    except TypeError as error:
+        raise ConfigError(f"model {name!r} must take channels, image_size and classes: {error}") from None
+
+
+def encode(model: nn.Module, images: Tensor) -> Tensor:
+    """The encoding of images: (B, C, H, W) to (B, D).
+
+    Raises:
+        ConfigError: the model has neither an ``encode`` method nor a linear layer.
+    """
+    method = getattr(model, "encode", None)
+    if callable(method):
+        encoding: Tensor = method(images)
+        return encoding.flatten(1)
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Linear)), None)
+    if first is None:
+        raise ConfigError(f"model {type(model).__name__} needs an encode method: it has no linear layer to read from")
+    seen: list[Tensor] = []
+    hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        model(images)
+    finally:
+        hook.remove()
+    return seen[0].flatten(1)
+
+
+def gradcam_layer(model: nn.Module) -> nn.Module:
+    """The layer that Grad-CAM looks at: ``model.gradcam_layer``, else the last convolution.
+
+    Raises:
+        ConfigError: the model has neither.
+    """
+    layer = getattr(model, "gradcam_layer", None)
+    if isinstance(layer, nn.Module):
+        return layer
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    if not convolutions:
+        raise ConfigError(f"explainer 'gradcam' needs a convolution; model {type(model).__name__} has none")
+    return convolutions[-1]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode; its mode before is restored, also after an exception."""
+    training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(training)
+
+
+def _positive(features: int, size: tuple[int, int], least: int) -> int:
+    if features <= 0 or min(size) < least:
+        raise ConfigError(f"images of {size[0]}x{size[1]} pixels are too small; at least {least}x{least} are needed")
+    return features
