@@ -1,0 +1,59 @@
+"""What a running study looks like from outside: the display reads this and nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Status = Literal["running", "complete", "pruned", "failed"]
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """One trial that has started.
+
+    Attributes:
+        number: the trial's number in the study, from 0.
+        name: readable name, one line.
+        role: ``search``, or the reference trial's name.
+        status: where it stands.
+        stage: the running stage; None before the first epoch.
+        position, total: epochs finished and planned over all stages.
+        metrics: latest figures by name; a complete trial's objectives are among them.
+        reason: why it was pruned or failed.
+    """
+
+    number: int
+    name: str
+    role: str = "search"
+    status: Status = "running"
+    stage: str | None = None
+    position: int = 0
+    total: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole study at one moment.
+
+    Attributes:
+        study: its name.
+        planned: trials of the budget.
+        trials: those that have started, in any order.
+        elapsed: seconds since this run of the driver started.
+        resumed: trials that were finished before this run started.
+        tracking: where results are tracked, for people.
+        message: what is happening when no trial runs (starting Ray, ...).
+        objectives: (metric, direction) of each.
+    """
+
+    study: str
+    planned: int
+    trials: tuple[TrialView, ...] = ()
+    elapsed: float = 0.0
+    resumed: int = 0
+    tracking: str = ""
+    message: str = ""
+    objectives: tuple[tuple[str, Direction], ...] = ()
