@@ -7,7 +7,6 @@ v_b = ∂ℓ_b/∂e_b and one vector-Jacobian product through the explanations o
 many batches at a time as fit (arXiv 2309.08395, CNN-LSX; spec of stage 2).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from lsx.config import CriticConfig
 from lsx.data.types import Split
 from lsx.errors import ConfigError
 from lsx.explainers import Explainer
-from lsx.optim import optimizer, weighted_cross_entropy
+from lsx.optim import optimizer, trainable, weighted_cross_entropy
 
 GPU_IMAGES_PER_PASS = 8192  # network evaluations of one automatic chunk on a GPU; some 5 GB with Net1
 
@@ -46,7 +45,7 @@ class CriticPass:
     """What one pass gave.
 
     Attributes:
-        gradients: λ_e-weighted explanation gradient, one tensor per learner parameter, in order.
+        gradients: λ_e-weighted explanation gradient, one tensor per trainable learner parameter.
         losses: (B_c,) critic loss before each of its steps, detached.
         critic: the critic after its last step.
     """
@@ -78,7 +77,7 @@ def critic_pass(
         config: the critic's optimiser, learning rate and chunk.
         weight: λ_e.
     """
-    parameters = list(learner.parameters())
+    parameters = trainable(learner)
     step = _CriticStep(critic, class_weights, config)
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
     losses: list[Tensor] = []
@@ -106,7 +105,7 @@ class _CriticStep:
     def __init__(self, critic: nn.Module, class_weights: Tensor, config: CriticConfig) -> None:
         self.critic = critic
         self.class_weights = class_weights
-        self.parameters = list(critic.parameters())
+        self.parameters = trainable(critic)
         self.optimizer = optimizer(config.optimizer, self.parameters, config.learning_rate)
 
     def __call__(self, explanation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,11 +145,7 @@ def require_gradient(explainer: Explainer, learner: nn.Module, images: Tensor, l
         raise ConfigError(f"{problem}; {cure}")
     # Position-dependent weights, since maps are normalised and a plain sum could be constant.
     probe = torch.linspace(-1, 1, explanation.numel(), device=images.device, dtype=images.dtype)
-    parameters = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(explanation, parameters, probe.reshape(explanation.shape), allow_unused=True)
+    gradients = torch.autograd.grad(explanation, trainable(learner), probe.reshape(explanation.shape), allow_unused=True)
     if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
         raise ConfigError(f"{problem}; {cure}")
 
-
-MakeCritic = Callable[[], nn.Module]
-"""Makes a freshly initialised critic on the learner's device."""

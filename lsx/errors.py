@@ -25,6 +25,10 @@ class CheckpointError(LSXError):
     """A checkpoint cannot be read or belongs to another configuration."""
 
 
+class DivergedError(LSXError):
+    """A loss became infinite or not a number."""
+
+
 class StudyError(LSXError):
     """A study file, its storage or its tracking server cannot be used."""
 

@@ -29,3 +29,8 @@ def weighted_cross_entropy(log_probabilities: Tensor, labels: Tensor, weights: T
         weights: (K,), class frequencies n_k / N.
     """
     return F.nll_loss(log_probabilities, labels, weight=weights)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a user has not frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

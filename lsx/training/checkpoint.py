@@ -1,0 +1,55 @@
+"""Checkpoints: tensors and plain data, written whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lsx.errors import CheckpointError
+
+FORMAT = 1
+FIELDS = {"format", "config", "data", "stage", "epoch", "position", "learner", "teacher", "optimizer", "random"}
+
+
+def save(state: dict[str, Any], path: str | Path) -> Path:
+    """Write a training state; an older file at ``path`` survives a failure half-way.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(state, file)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a training state onto the CPU; nothing in the file is executed (``weights_only=True``).
+
+    Raises:
+        CheckpointError: missing, damaged, or not a checkpoint of lsx.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # torch raises many types for damaged files
+        reason = str(error).split("\n", 1)[0][:120]
+        raise CheckpointError(f"checkpoint {str(path)!r} is damaged or no checkpoint: {reason}") from None
+    if not isinstance(state, dict) or not state.keys() >= FIELDS:
+        raise CheckpointError(f"checkpoint {str(path)!r} was not written by lsx")
+    if state["format"] != FORMAT:
+        raise CheckpointError(f"checkpoint {str(path)!r} has format {state['format']}; this version reads {FORMAT}")
+    return state
