@@ -1,0 +1,101 @@
+"""Normalisation, targets, degenerate maps, user explainers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lsx import explainers
+from lsx.config import ExplainerConfig
+from lsx.errors import ConfigError
+from lsx.explainers import Explainer, InputXGradientExplainer
+from lsx.explainers.base import scale
+from tests.tiny import images, load, network
+
+METHODS = ["input_x_gradient", "integrated_gradient", "input_x_integrated_gradient", "gradcam"]
+
+
+def test_batch_and_sample_normalization() -> None:
+    values = load("explanations")
+    model, inputs, labels = network(values, "learner"), images(values), values["y"]
+    batch = explainers.build(ExplainerConfig(normalization="batch"))(model, inputs, labels)
+    sample = explainers.build(ExplainerConfig(normalization="sample"))(model, inputs, labels)
+    assert batch.max() == 1
+    assert batch.amax((1, 2, 3)).min() < 0.99
+    torch.testing.assert_close(sample.amax((1, 2, 3)), torch.ones(16))
+    torch.testing.assert_close(sample, batch / batch.amax((1, 2, 3), keepdim=True))
+
+
+def test_groups_are_batches_of_their_own() -> None:
+    values = load("explanations")
+    model, inputs, labels = network(values, "learner"), images(values), values["y"]
+    explainer = explainers.build(ExplainerConfig())
+    apart = torch.cat([explainer(model, inputs[i : i + 4], labels[i : i + 4]) for i in range(0, 16, 4)])
+    torch.testing.assert_close(explainer(model, inputs, labels, group=4), apart)
+
+
+def test_predicted_target_ignores_labels() -> None:
+    values = load("explanations")
+    model, inputs, labels = network(values, "learner"), images(values), values["y"]
+    explainer = explainers.build(ExplainerConfig(target="predicted"))
+    torch.testing.assert_close(explainer(model, inputs, labels), explainer(model, inputs, (labels + 1) % 10))
+    by_hand = explainers.build(ExplainerConfig())(model, inputs, model(inputs).argmax(1))
+    torch.testing.assert_close(explainer(model, inputs, labels), by_hand)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "sample"])
+@pytest.mark.parametrize("method", METHODS)
+def test_blank_images_give_no_nan_in_value_or_gradient(method: str, normalization: str) -> None:
+    values = load("explanations")
+    model = network(values, "learner")
+    explainer = explainers.build(ExplainerConfig(method=method, normalization=normalization, steps=3))
+    explanation = explainer(model, torch.zeros(4, 1, 28, 28), torch.arange(4), create_graph=True)
+    assert torch.isfinite(explanation).all()
+    gradients = torch.autograd.grad(explanation.sum(), model.parameters(), allow_unused=True)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)
+
+
+def test_a_group_without_positive_attribution_is_zero_and_others_are_not() -> None:
+    maps = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [4.0, 0.0]]).reshape(4, 1, 1, 2)
+    assert scale(maps, 2).flatten().tolist() == [0, 0, 0, 0, 0.25, 0.5, 1, 0]
+
+
+def test_explanations_work_under_no_grad_and_in_evaluation_mode() -> None:
+    values = load("explanations")
+    model = network(values, "learner").eval()
+    for method in METHODS:
+        with torch.no_grad():
+            explanation = explainers.build(ExplainerConfig(method=method, steps=3))(model, images(values), values["y"])
+        assert not explanation.requires_grad
+        assert explanation.abs().sum() > 0
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_colour_images_keep_their_shape() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5), nn.LogSoftmax(1))
+    for method in [*METHODS, "input"]:
+        explainer = explainers.build(ExplainerConfig(method=method, steps=3))
+        assert explainer(model, torch.randn(2, 3, 8, 8), torch.tensor([1, 4])).shape == (2, 3, 8, 8)
+
+
+class Absolute(InputXGradientExplainer):
+    """A user's own explainer: |x ⊙ gradient|."""
+
+    def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
+        return super().attribute(model, images, targets, create_graph=create_graph).abs()
+
+
+def test_a_user_adds_an_explainer_by_path_or_name() -> None:
+    by_path = explainers.build(ExplainerConfig(method="tests.explainers.test_postprocessing:Absolute"))
+    assert isinstance(by_path, Absolute)
+    explainers.register("absolute_for_test")(Absolute)
+    assert isinstance(explainers.build(ExplainerConfig(method="absolute_for_test")), Absolute)
+
+
+@pytest.mark.parametrize("name", ["input_x_gradien", "nowhere:Thing", "tests.tiny:Tiny", "tests.tiny:Missing"])
+def test_unknown_explainers_are_one_clear_line(name: str) -> None:
+    with pytest.raises(ConfigError, match="explainer") as caught:
+        explainers.build(ExplainerConfig(method=name))
+    assert "\n" not in str(caught.value)
+    assert issubclass(caught.type, ValueError)
+    assert isinstance(Explainer, type)
