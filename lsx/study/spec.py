@@ -1,14 +1,19 @@
 """The study file: a study as data."""
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from lsx.config import Config, Seed
+from lsx.config import Config, Seed, flatten
+from lsx.errors import StudyError, unknown
+from lsx.study.layers import Document, normal, with_profile
 from lsx.study.snapshot import Direction
 from lsx.study.space import Dimension, Space
+from lsx.study.yamlines import Fault, Lines, parse
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -67,11 +72,18 @@ class Budget(Section):
     attempts: Annotated[int, Field(ge=1)] = 3
 
 
+def _share(value: object) -> object:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and not number:
+        raise ValueError(f"{value!r} is neither auto nor a number")
+    return value
+
+
 class Resources(Section):
     """What one trial occupies; fractions of a GPU are shares of one."""
 
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    gpus_per_trial: Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_share)] = "auto"
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -86,7 +98,7 @@ class StudySpec(Section):
         space: dotted Config key to its dimensions.
         objectives: one to three.
         reference_trials: name to the settings laid over ``settings``; run first, never stopped early.
-        baseline: name of the reference trial that results are compared with; None without reference trials.
+        baseline: the reference trial that results are compared with; the one called so, if the file names none.
         notes: free text that is kept with the results.
     """
 
@@ -124,16 +136,51 @@ class StudySpec(Section):
         return Config.build(self.settings, values)
 
     def reference(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A reference trial as (params, overrides), see :meth:`Space.split`; nothing is left to be sampled."""
-        raise NotImplementedError
+        """A reference trial as (params, overrides), see :meth:`Space.split`; nothing is left to be sampled.
+
+        Settings that it does not name have the value of ``settings``, or Config's default. A trial that changes
+        settings outside of the space (other stages, other epochs) is no point of it and has overrides only: the
+        sampler must not learn from it what the searched settings do.
+        """
+        own = self.reference_trials[name]
+        base, values = self.configure({}).flat(), self.configure(own).flat()
+        settings = {key: values[key] for key in (*own, *self.space)}
+        if any(values[key] != base[key] for key in own if key not in self.space):
+            return {}, settings
+        return self.search_space.split(settings)
 
     def plain(self) -> dict[str, Any]:
-        """The resolved study as plain data; as YAML it loads to the same study, without its profile."""
-        raise NotImplementedError
+        """The resolved study as plain data; as YAML it loads to the same study, its profile made part of its name."""
+        plain = self.model_dump(mode="json", exclude={"profile", "space"})
+        space = {
+            key: [one.model_dump(mode="json", exclude_defaults=True) for one in variants]
+            for key, variants in self.space.items()
+        }
+        return plain | {"name": self.study_name, "space": space}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Plain data (JSON) of all that must not change between two runs of one study."""
-        raise NotImplementedError
+        """Plain data (JSON) of all that must not change between two runs of one study; the device may."""
+        names = ("space", "objectives", "scheduler", "sampler", "seed")
+        base = self.configure({})
+        content = {name: self.plain()[name] for name in names} | {
+            "settings": {key: value for key, value in base.flat().items() if key not in (*self.space, "device")},
+            "reference_trials": {
+                name: {key: self.configure(own).flat()[key] for key in own}
+                for name, own in self.reference_trials.items()
+            },
+        }
+        fingerprint: dict[str, Any] = json.loads(json.dumps(content))
+        return fingerprint
+
+    @classmethod
+    def build(cls, content: Mapping[str, Any], profile: str | None = None, name: str = "study") -> "StudySpec":
+        """A study from plain data, as a file would hold it.
+
+        Raises:
+            StudyError: one line: key, what is wrong and what is valid.
+        """
+        document = with_profile(normal(content, Lines({})), profile)
+        return _validated(document, profile, name)
 
 
 def load(name_or_path: str | Path, profile: str | None = None) -> StudySpec:
@@ -146,9 +193,105 @@ def load(name_or_path: str | Path, profile: str | None = None) -> StudySpec:
     Raises:
         StudyError: one line: file, line number, key, what is wrong and what is valid.
     """
-    raise NotImplementedError
+    path = find(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"study {str(path)!r} cannot be read: {error}") from None
+    try:
+        content, lines = parse(text)
+    except StudyError as error:
+        raise StudyError(f"{_shown(path)}:{error}") from None
+    try:
+        document = normal(content, lines)
+        lines = document.lines
+        document = with_profile(document, profile)
+        lines = document.lines
+        return _validated(document, profile, path.stem)
+    except Fault as fault:
+        raise StudyError(f"{_shown(path)}:{lines.nearest(fault.path)}: {fault}") from None
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a study.
+
+    Raises:
+        StudyError: no such file; the nearest names that exist.
+    """
+    given = Path(name_or_path)
+    if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
+        if not given.is_file():
+            raise StudyError(f"study file {str(name_or_path)!r} does not exist")
+        return given
+    folders = (Path("studies"), STUDIES)
+    for folder in folders:
+        if (path := folder / f"{given}.yaml").is_file():
+            return path
+    names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    raise StudyError(f"{unknown('study', name_or_path, names)}; or the path of a .yaml file")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints, one readable line each; empty when nothing does."""
-    raise NotImplementedError
+    before, after = flatten(old), flatten(new)
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        if key not in after:
+            lines.append(f"{key}: {before[key]} was taken out")
+        elif key not in before:
+            lines.append(f"{key}: {after[key]} is new")
+        elif before[key] != after[key]:
+            lines.append(f"{key}: {before[key]} became {after[key]}")
+    return lines
+
+
+def _shown(path: Path) -> str:
+    absolute, here = path.resolve(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
+
+
+def _validated(document: Document, profile: str | None, name: str) -> StudySpec:
+    from lsx.study.checks import check
+
+    content = {"name": re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "study"} | document.content
+    _check_keys(content)
+    if "baseline" in content.get("reference_trials", {}):
+        content.setdefault("baseline", "baseline")
+    try:
+        spec = StudySpec.model_validate(content | {"profile": profile})
+    except ValidationError as error:
+        raise _fault(error) from None
+    check(spec)
+    return spec
+
+
+def _check_keys(content: Mapping[str, Any]) -> None:
+    valid = (StudySpec.model_fields.keys() - {"profile"}) | {"profiles"}
+    for key in content:
+        if key not in valid:
+            raise Fault((key,), unknown("key", key, valid), "")
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "space": Dimension,
+    "objectives": Objective,
+    "scheduler": Scheduler,
+    "sampler": Sampler,
+    "budget": Budget,
+    "resources": Resources,
+}
+
+
+def _fault(error: ValidationError) -> Fault:
+    """The first fault of the structure; pydantic adds the tried alternatives to a place, they are cut off."""
+    first = error.errors()[0]
+    depth = {"space": 4, "objectives": 3}.get(str(first["loc"][0]), 2)
+    path = first["loc"][:depth]
+    label = ".".join(str(part) for part in path if path[0] != "space" or not isinstance(part, int))
+    if first["type"] == "extra_forbidden":
+        return Fault(path, unknown("key", path[-1], _SECTIONS[str(path[0])].model_fields), label.rpartition(".")[0])
+    if first["type"] == "missing":
+        return Fault(path, "is missing", label)
+    if first["type"] == "value_error":
+        return Fault(path, str(first["ctx"]["error"]), label)
+    return Fault(path, f"{first['input']!r} is not valid: {first['msg'].removeprefix('Input ')}", label)
