@@ -124,6 +124,18 @@ def _check_objectives(spec: StudySpec) -> None:
         if objective.metric in seen:
             raise Fault(path, f"{objective.metric} is an objective already", f"objectives.{index}")
         seen.add(objective.metric)
+        reason = _unmeasured(objective.metric, spec.configure({}))
+        if reason:
+            raise Fault(path, f"{objective.metric} is not measured here: {reason}", f"objectives.{index}")
+
+
+def _unmeasured(metric: str, config: Config) -> str | None:
+    if "iies" in metric and config.evaluation.encoder_epochs == 0:
+        return "it needs evaluation.encoder_epochs above 0"
+    localization = ("relevance_mass", "rank_accuracy", "pointing_game")
+    if metric.endswith(localization) and config.data.dataset == "mnist":
+        return "dataset 'mnist' has no mask of what an explanation should or should not point at"
+    return None
 
 
 def _check_scheduler(spec: StudySpec) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from lsx.study.snapshot import Direction
 from lsx.study.space import Dimension, Space
 from lsx.study.yamlines import Fault, Lines, parse
 
+_NOT_IN_FILES = {"profile", "source"}
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
@@ -93,6 +95,7 @@ class StudySpec(Section):
     Attributes:
         name: slug; the file's stem by default.
         profile: the profile that was laid over the file; None for the file as it is.
+        source: what :func:`load` was asked for; empty for a study that is not from a file.
         question: what the study asks.
         settings: dotted Config key to the value that all trials share.
         space: dotted Config key to its dimensions.
@@ -104,6 +107,7 @@ class StudySpec(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     profile: str | None = None
+    source: str = ""
     question: str = ""
     settings: Mapping[str, Any] = {}
     space: Mapping[str, tuple[Dimension, ...]] = {}
@@ -121,6 +125,12 @@ class StudySpec(Section):
     def study_name(self) -> str:
         """``name``, or ``name-profile``: what the folder and the experiment are called."""
         return self.name if self.profile is None else f"{self.name}-{self.profile}"
+
+    @property
+    def command(self) -> str:
+        """What runs, resumes and extends the study in a shell."""
+        profile = "" if self.profile is None else f" --profile {shlex.quote(self.profile)}"
+        return f"python tune.py --study {shlex.quote(self.source or self.name)}{profile}"
 
     @property
     def search_space(self) -> Space:
@@ -151,7 +161,7 @@ class StudySpec(Section):
 
     def plain(self) -> dict[str, Any]:
         """The resolved study as plain data; as YAML it loads to the same study, its profile made part of its name."""
-        plain = self.model_dump(mode="json", exclude={"profile", "space"})
+        plain = self.model_dump(mode="json", exclude={*_NOT_IN_FILES, "space"})
         space = {
             key: [one.model_dump(mode="json", exclude_defaults=True) for one in variants]
             for key, variants in self.space.items()
@@ -173,14 +183,14 @@ class StudySpec(Section):
         return fingerprint
 
     @classmethod
-    def build(cls, content: Mapping[str, Any], profile: str | None = None, name: str = "study") -> "StudySpec":
+    def build(cls, content: Mapping[str, Any], profile: str | None = None) -> "StudySpec":
         """A study from plain data, as a file would hold it.
 
         Raises:
             StudyError: one line: key, what is wrong and what is valid.
         """
         document = with_profile(normal(content, Lines({})), profile)
-        return _validated(document, profile, name)
+        return _validated(document, profile=profile)
 
 
 def load(name_or_path: str | Path, profile: str | None = None) -> StudySpec:
@@ -207,7 +217,7 @@ def load(name_or_path: str | Path, profile: str | None = None) -> StudySpec:
         lines = document.lines
         document = with_profile(document, profile)
         lines = document.lines
-        return _validated(document, profile, path.stem)
+        return _validated(document, path.stem, profile, str(name_or_path))
     except Fault as fault:
         raise StudyError(f"{_shown(path)}:{lines.nearest(fault.path)}: {fault}") from None
 
@@ -250,7 +260,7 @@ def _shown(path: Path) -> str:
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
 
 
-def _validated(document: Document, profile: str | None, name: str) -> StudySpec:
+def _validated(document: Document, name: str = "study", profile: str | None = None, source: str = "") -> StudySpec:
     from lsx.study.checks import check
 
     content = {"name": re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "study"} | document.content
@@ -258,7 +268,7 @@ def _validated(document: Document, profile: str | None, name: str) -> StudySpec:
     if "baseline" in content.get("reference_trials", {}):
         content.setdefault("baseline", "baseline")
     try:
-        spec = StudySpec.model_validate(content | {"profile": profile})
+        spec = StudySpec.model_validate(content | {"profile": profile, "source": source})
     except ValidationError as error:
         raise _fault(error) from None
     check(spec)
@@ -266,7 +276,7 @@ def _validated(document: Document, profile: str | None, name: str) -> StudySpec:
 
 
 def _check_keys(content: Mapping[str, Any]) -> None:
-    valid = (StudySpec.model_fields.keys() - {"profile"}) | {"profiles"}
+    valid = (StudySpec.model_fields.keys() - _NOT_IN_FILES) | {"profiles"}
     for key in content:
         if key not in valid:
             raise Fault((key,), unknown("key", key, valid), "")
