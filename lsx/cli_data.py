@@ -1,6 +1,7 @@
 """``python -m lsx data``: fetch MNIST when asked, and show what a run would be given."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,13 +62,17 @@ def download(root: str) -> str:
     """
     from torchvision.datasets import MNIST
 
-    try:
-        MNIST(root, download=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"MNIST could not be downloaded into {root!r}: {reason}; try again, or use data.source embedded or folder"
-        ) from None
+    raw = Path(root).expanduser() / "MNIST" / "raw"
+    # Not left to torchvision, which would fail on a damaged file that is there without naming it.
+    if not all((raw / name.removesuffix(".gz")).is_file() for name, _ in MNIST.resources):
+        try:
+            MNIST(root, download=True)
+        except (OSError, RuntimeError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"MNIST could not be downloaded into {root!r}: {reason}; "
+                "try again, or use data.source embedded or folder"
+            ) from None
     pool = mnist_pool(DataConfig(source="torchvision", root=root))
     place = "" if root == DOWNLOAD_ROOT else f" data.root={root}"
     return f"{pool.description}\nto use it, set data.source=torchvision{place}"

@@ -66,8 +66,8 @@ class Pool:
     @cached_property
     def sha256(self) -> str:
         """Checksum of the pixels and the labels (as little-endian int64), in pool order."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.images))
-        digest.update(np.ascontiguousarray(self.labels, dtype="<i8"))
+        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
 """The idx files in which MNIST is distributed (LeCun's format), plain or gzipped."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -63,9 +64,7 @@ def read(path: Path, dimensions: int) -> NDArray[np.uint8]:
     if len(content) < header:
         raise DataError(f"'{path}' is cut short: {len(content)} bytes, less than its header of {header}")
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
-    size = header
-    for number, length in enumerate(shape):
-        size = header + length if number == 0 else header + (size - header) * length
+    size = header + math.prod(shape)
     sizes = " x ".join(str(length) for length in shape)
     if size == header:
         raise DataError(f"'{path}' is empty: its header says {sizes}")

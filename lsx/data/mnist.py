@@ -16,6 +16,7 @@ from lsx.errors import DataError
 
 MEAN, STD = 0.1307, 0.3081
 DOWNLOAD_ROOT = "data"
+_PARTS = ("train", "t10k")
 
 
 @register("mnist")
@@ -39,7 +40,7 @@ def mnist_pool(data: DataConfig) -> Pool:
         return _embedded()
     if data.source == "torchvision":
         return _torchvision(data.root or DOWNLOAD_ROOT)
-    return _folder(data.root or ".")
+    return _folder(data.root or "")
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +58,11 @@ def _embedded() -> Pool:
 def _torchvision(root: str) -> Pool:
     """What torchvision keeps in ``root/MNIST/raw``."""
     folder = Path(root).expanduser() / "MNIST" / "raw"
-    if idx.find(folder, "train") is None or idx.find(folder, "t10k") is None:
+    try:
+        complete = all(idx.find(folder, part) for part in _PARTS)
+    except DataError:  # half of a pair: an interrupted download
+        complete = False
+    if not complete:
         command = f"python -m lsx data download --root {shlex.quote(root)}"
         raise DataError(f"'{folder}' does not hold torchvision's MNIST; fetch it with: {command}")
     return replace(_read(folder, f"torchvision ({root})"), origin={"source": "torchvision", "root": root})
@@ -77,7 +82,7 @@ def _folder(root: str) -> Pool:
 
 
 def _read(folder: Path, source: str) -> Pool:
-    pairs = [pair for part in ("train", "t10k") if (pair := idx.find(folder, part)) is not None]
+    pairs = [pair for part in _PARTS if (pair := idx.find(folder, part)) is not None]
     parts = [idx.read_pair(*pair) for pair in pairs]
     shapes = {images.shape[1:] for images, _ in parts}
     if len(shapes) > 1:

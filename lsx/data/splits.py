@@ -5,6 +5,7 @@ ranks of each class, so that validation and test stay the same whatever the
 few-shot fraction and the critic settings are.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,10 +86,10 @@ def _held_out(counts: Indices, data: DataConfig, split_test: bool) -> tuple[Indi
     validation = round(data.validation_fraction * total)
     test = round(data.test_fraction * total) if split_test else 0
     classes = np.count_nonzero(counts)
-    for name, size in (("validation", validation), ("test", test if split_test else 1)):
-        if size < 1:
-            fraction = getattr(data, f"{name}_fraction")
-            raise DataError(f"data.{name}_fraction {fraction} of {total} images leaves none; raise it or add images")
+    if validation < 1:
+        raise DataError(f"data.validation_fraction {data.validation_fraction} of {total} images is none; raise it")
+    if split_test and test < 1:
+        raise DataError(f"data.test_fraction {data.test_fraction} of {total} images is none; raise it")
     if total - validation - test < classes:
         raise DataError(
             f"{total} images minus {validation} for validation and {test} for test leave "
@@ -106,7 +107,7 @@ def _train_and_critic(trainable: Indices, data: DataConfig, critic: CriticConfig
     if size < classes:
         raise DataError(
             f"data.few_shot_fraction {data.few_shot_fraction} of {pool} training images keeps {size}, "
-            f"fewer than the {classes} classes; raise it to {classes / pool:.4f} or more"
+            f"fewer than the {classes} classes; raise it to {math.ceil(1e6 * classes / pool) / 1e6:g} or more"
         )
     needs = f"critic set needs {critic.batches} x {critic.batch_size} = {critic.size} images"
     remedy = "lower critic.batches or critic.batch_size"

@@ -69,8 +69,8 @@ class Display:
         since = self._clock() - self._updated
         return Panel(
             Group(*_body(self._snapshot, since, room)),
-            title=Text(f" lsx study {self._snapshot.study} ", style="bold"),
-            subtitle=Text(f" {_duration(self._snapshot.elapsed + since)} "),
+            title=Text(f"lsx study {self._snapshot.study}", style="bold"),
+            subtitle=Text(_duration(self._snapshot.elapsed + since)),
             title_align="left",
             subtitle_align="right",
             border_style="cyan",
@@ -199,9 +199,7 @@ def _news(trial: TrialView, snapshot: Snapshot) -> str:
     if trial.status == "running":
         return f"trial {trial.number} started: {trial.name}"
     count = f"[{len(_finished(snapshot))}/{snapshot.planned}]"
-    figures = [
-        f"{metric} {trial.metrics[metric]:.4f}" for metric, _ in snapshot.objectives if metric in trial.metrics
-    ]
+    figures = [f"{metric} {trial.metrics[metric]:.4f}" for metric, _ in snapshot.objectives if metric in trial.metrics]
     detail = trial.reason if trial.status != "complete" else ", ".join(figures)
     return f"{count} trial {trial.number} {trial.status}" + (f": {detail}" if detail else "")
 

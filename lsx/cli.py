@@ -1,0 +1,130 @@
+"""``python -m lsx``: one run in the foreground, and the data it needs."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from lsx.config import Config
+from lsx.errors import ConfigError, LSXError
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; a user's mistake is one line on stderr and status 2."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except LSXError as error:
+        print(f"lsx: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    from lsx import cli_data
+
+    parser = argparse.ArgumentParser(prog="lsx", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="{train,data}")
+    train = subparsers.add_parser("train", help="train one learner, score it on validation images, keep everything")
+    train.add_argument("--config", metavar="FILE", help="YAML of settings; defaults where it is silent")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. loss.lambda_e=10; repeatable"
+    )
+    train.add_argument("--out", default="lsx-run", metavar="DIR", help="where results go (default: %(default)s)")
+    train.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    train.set_defaults(run=run_train)
+    cli_data.add_parser(subparsers)
+    return parser
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """``lsx train``: a run that ends with its validation metrics, or with the line that continues it."""
+    # Imported late: help and mistakes in flags need no torch.
+    from lsx import Progress, Report, Trainer, evaluate, load_data
+    from lsx.training import checkpoint
+
+    out, console = Path(args.out), Console(stderr=True)
+    state, config = _start(args, out)
+    dataset = load_data(config)
+    console.print(f"[bold]lsx train[/]: {dataset.provenance['description']}, {len(dataset.train)} training images")
+    with Progress(console) as progress:
+
+        def report(epoch: Report) -> None:
+            progress(epoch)
+            checkpoint.save(epoch.checkpoint(), out / "checkpoint.pt")
+
+        trainer = Trainer.resume(state, dataset, report) if state else Trainer(config, dataset, report)
+        _prepare(out, config)
+        try:
+            learner = trainer.run()
+        except KeyboardInterrupt:
+            console.print(_continuation(out))
+            return INTERRUPTED
+    scores = evaluate(learner, trainer.dataset, "validation", config)
+    _finish(out, scores)
+    Console().print(_table(scores))
+    console.print(f"in [bold]{out}/[/]: config.yaml, checkpoint.pt, metrics.json")
+    return 0
+
+
+def _start(args: argparse.Namespace, out: Path) -> tuple[dict[str, Any] | None, Config]:
+    """The state to continue from, if asked to, and the configuration."""
+    from lsx.training import checkpoint
+
+    if args.resume:
+        if args.config or args.set:
+            raise ConfigError("--resume continues with the checkpoint's own settings; leave out --config and --set")
+        state = checkpoint.load(out / "checkpoint.pt")
+        return state, Config.build(state["config"])
+    if (out / "checkpoint.pt").exists():
+        raise ConfigError(f"--out {str(out)!r} holds a run already; add --resume to continue it, or choose another --out")
+    config = Config.load(args.config) if args.config else Config()
+    return None, config.replace(dict(_assignment(text) for text in args.set))
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r} must be KEY=VALUE, e.g. loss.lambda_e=10")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
+
+
+def _prepare(out: Path, config: Config) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        config.save(out / "config.yaml")
+    except OSError as error:
+        raise ConfigError(f"--out {str(out)!r} cannot be written: {error.strerror}") from None
+
+
+def _continuation(out: Path) -> str:
+    if (out / "checkpoint.pt").exists():
+        return f"interrupted; continue with: python -m lsx train --resume --out {out}"
+    return "interrupted before the first epoch ended; nothing to continue from"
+
+
+def _finish(out: Path, scores: dict[str, float]) -> None:
+    plain = {name: None if math.isnan(value) else value for name, value in scores.items()}
+    (out / "metrics.json").write_text(json.dumps(plain, indent=1))
+
+
+def _table(scores: dict[str, float]) -> Table:
+    from lsx.metrics import METRICS
+
+    table = Table("metric", "validation", "better", "meaning", box=None, pad_edge=False)
+    for name, value in scores.items():
+        metric = METRICS[name]
+        table.add_row(name, f"{value:.4f}", "↑" if metric.direction == "maximize" else "↓", metric.meaning)
+    return table

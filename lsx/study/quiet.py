@@ -1,0 +1,73 @@
+"""Everything that keeps Ray, Optuna, alembic and MLflow from writing over the display, in one place."""
+
+import logging
+import os
+import secrets
+import sys
+import warnings
+from pathlib import Path
+
+# What a person has set stays.
+ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a config mean the same in a worker as in the driver
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the runner stops a study itself
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the last report of a trial has no guard metric
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default waits minutes on a server that is gone
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+LOGGERS = ("ray", "ray.tune", "ray.train", "ray.data", "mlflow", "alembic", "optuna", "sqlalchemy", "matplotlib")
+
+
+def prepare() -> None:
+    """Set environment and loggers; before Ray or MLflow is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _authenticate()
+    _let_workers_import()
+    hush()
+
+
+def hush() -> None:
+    """Silence loggers and deprecation warnings; again after an import that configures logging itself."""
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for category in (DeprecationWarning, FutureWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(ray|mlflow|optuna|alembic|sqlalchemy)(\.|$)")
+    _hush_optuna()
+
+
+def _hush_optuna() -> None:
+    if "optuna" not in sys.modules:
+        return
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def _authenticate() -> None:
+    """A token of its own for the local Ray.
+
+    Left to itself, Ray writes a token to the home directory, which switches authentication on for later clusters
+    of the same person; switched off, anyone who reaches its ports can run code.
+    """
+    if "RAY_AUTH_MODE" not in os.environ and "RAY_ADDRESS" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _let_workers_import() -> None:
+    """Workers inherit the environment, not ``sys.path``: name the folder of this package, and the script's."""
+    here = str(Path(__file__).parents[2])
+    known = [here, *(path for path in sys.path[:1] if path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in known if path))

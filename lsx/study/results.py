@@ -1,0 +1,258 @@
+"""What a study found: its Pareto front beside the baseline, the chosen configuration, and where to go from there.
+
+Validation figures decide everything; test figures, where they were measured, are shown and decide nothing.
+"""
+
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lsx.config import Config
+from lsx.study.display import ARROWS
+from lsx.study.spec import StudySpec
+
+CRITIC = "critic_loss_last_to_chance"
+NONE = "–"
+
+
+def complete(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
+    """Complete trials with a finite value for every objective, by number."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [
+        trial for trial in trials if len(trial.values) == len(spec.objectives) and all(map(math.isfinite, trial.values))
+    ]
+
+
+def front(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
+    """The complete trials that no other one dominates, the best in the first objective first.
+
+    A trial dominates another if it is at least as good in every objective and better in one. Reference
+    trials take part.
+    """
+    trials = complete(study, spec)
+    losses = {trial.number: _losses(trial, spec) for trial in trials}
+    kept = [trial for trial in trials if not any(_dominates(losses[o.number], losses[trial.number]) for o in trials)]
+    return sorted(kept, key=lambda trial: (losses[trial.number], trial.number))
+
+
+def baseline(study: optuna.Study, spec: StudySpec) -> FrozenTrial | None:
+    """The complete baseline trial, if there is one."""
+    named = [trial for trial in complete(study, spec) if trial.user_attrs.get("role") == spec.baseline]
+    return named[0] if spec.baseline is not None and named else None
+
+
+def choose(study: optuna.Study, spec: StudySpec) -> FrozenTrial | None:
+    """The front's knee: the trial nearest to the ideal point.
+
+    The ideal point has the front's best value of every objective; each objective is scaled to its range
+    over the front. Ties go to the higher validation accuracy, then to the earlier trial.
+
+    Returns:
+        None without a complete trial.
+    """
+    trials = front(study, spec)
+    losses = [_losses(trial, spec) for trial in trials]
+    lows, highs = ([pick(column) for column in zip(*losses, strict=True)] for pick in (min, max))
+
+    def rank(index: int) -> tuple[float, float, int]:
+        scaled = [
+            (loss - low) / (high - low) if high > low else 0.0
+            for loss, low, high in zip(losses[index], lows, highs, strict=True)
+        ]
+        # Rounded, so that equal distances are ties whatever the order of their sums.
+        return round(math.hypot(*scaled), 9), -_accuracy(trials[index], spec), trials[index].number
+
+    return trials[min(range(len(trials)), key=rank)] if trials else None
+
+
+def table(study: optuna.Study, spec: StudySpec) -> Table:
+    """The Pareto front, the baseline in its first row and the chosen trial marked."""
+    first, chosen, trials = baseline(study, spec), choose(study, spec), front(study, spec)
+    rows = ([first] if first else []) + [trial for trial in trials if first is None or trial.number != first.number]
+    result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Pareto front", title_justify="left")
+    result.add_column("trial", no_wrap=True)
+    for objective in spec.objectives:
+        words = objective.metric.replace("_", " ")
+        result.add_column(f"{words} {ARROWS[objective.direction]}", justify="right", min_width=6)
+    for header in ("λ_c", "λ_e", "λ_ft"):
+        result.add_column(header, justify="right", no_wrap=True)
+    for header in ("explainer", "norm.", "critic"):
+        result.add_column(header, overflow="fold")
+    result.add_column("critic loss / chance", justify="right", min_width=6)
+    for trial in rows:
+        style = "bold" if chosen and trial.number == chosen.number else "dim" if trial is first else ""
+        mark = " ←" if chosen and trial.number == chosen.number else ""
+        name = "baseline" if trial is first else str(trial.user_attrs.get("role", "search"))
+        label = f"#{trial.number}{mark}" + ("" if name == "search" else f"\n{name}")
+        result.add_row(label, *_figures(trial, spec), *_settings(trial), style=style)
+    return result
+
+
+def write_best(study: optuna.Study, spec: StudySpec, folder: str | Path) -> Path | None:
+    """Write the chosen trial's configuration to ``best.yaml``, in one step, for :meth:`lsx.Config.load`.
+
+    Returns:
+        The file; None, and nothing written, without a complete trial.
+    """
+    chosen = choose(study, spec)
+    if chosen is None:
+        return None
+    path = Path(folder) / "best.yaml"
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    Config.build(chosen.user_attrs["config"]).save(partial)
+    partial.write_text(
+        f"# Trial {chosen.number} of study {spec.study_name}: {_said(chosen, spec)}.\n{partial.read_text()}"
+    )
+    os.replace(partial, path)
+    return path
+
+
+def closing(
+    study: optuna.Study, spec: StudySpec, folder: str | Path, tracking_uri: str, ui_line: str
+) -> RenderableType:
+    """All that is said at the end: the table, the answer, and the commands that go on from there.
+
+    Args:
+        folder: of the study; the chosen configuration is in its ``best.yaml``.
+        tracking_uri: where results are tracked.
+        ui_line: command that opens them.
+    """
+    best = Path(folder) / "best.yaml"
+    more = f"{spec.command} --trials {2 * max(spec.budget.trials, len(study.get_trials(deepcopy=False)))}"
+    lines = {"results tracked in": tracking_uri, "open them": ui_line, "extend the study": more}
+    if choose(study, spec) is None:
+        return Group(Text("No trial completed, so there is no front.", style="red"), _pairs(lines))
+    lines = {
+        "chosen configuration": str(best),
+        "train with it again": f"python -m lsx train --config {shlex.quote(str(best))}",
+    } | lines
+    note = "← nearest to the ideal point of the front"
+    if any("test" in trial.user_attrs for trial in front(study, spec)):
+        note += "; second line of a cell: the same on test data"
+    return Group(table(study, spec), Text(note, style="dim"), Text(), Text(answer(study, spec)), Text(), _pairs(lines))
+
+
+def answer(study: optuna.Study, spec: StudySpec) -> str:
+    """Two sentences that compare the baseline with the front, from the numbers and nothing else."""
+    chosen, first = choose(study, spec), baseline(study, spec)
+    if chosen is None:
+        return "No trial completed. There is nothing to compare."
+    count = len(complete(study, spec))
+    if first is None:
+        return (
+            f"No baseline completed, so nothing can be said about what changed. "
+            f"Of {_many(count, 'complete trial')}, trial {chosen.number} is chosen: {_said(chosen, spec)}."
+        )
+    better = [t for t in complete(study, spec) if _dominates(_losses(t, spec), _losses(first, spec))]
+    beaten = f"{len(better)} of the {count - 1} other complete trials" if better else "No other complete trial"
+    opening = (
+        f"The baseline reaches {_said(first, spec)}; {beaten} {'are' if len(better) > 1 else 'is'} at least as good "
+        "in every objective and better in one."
+    )
+    if chosen.number == first.number:
+        return f"{opening} The chosen trial is the baseline itself: this study found no better compromise."
+    return f"{opening} The chosen trial {chosen.number} reaches {_said(chosen, spec)}{_caveat(chosen, first, spec)}."
+
+
+def _caveat(chosen: FrozenTrial, first: FrozenTrial, spec: StudySpec) -> str:
+    names = [
+        objective.metric
+        for objective, mine, other in zip(spec.objectives, _losses(chosen, spec), _losses(first, spec), strict=True)
+        if mine > other
+    ]
+    cost = f", at the cost of {' and '.join(names)}" if names else ""
+    return f"{cost} (one seed each, so small differences may be chance)"
+
+
+def _said(trial: FrozenTrial, spec: StudySpec) -> str:
+    """``accuracy 0.9500 (test 0.9400), ...``."""
+    test = _tested(trial)
+    parts = []
+    for objective, value in zip(spec.objectives, trial.values, strict=True):
+        measured = test.get(objective.metric)
+        parts.append(f"{objective.metric} {value:.4f}" + ("" if measured is None else f" (test {measured:.4f})"))
+    return ", ".join(parts)
+
+
+def _figures(trial: FrozenTrial, spec: StudySpec) -> list[str]:
+    test = _tested(trial)
+    return [
+        f"{value:.4f}" + (f"\n{test[objective.metric]:.4f}" if objective.metric in test else "")
+        for objective, value in zip(spec.objectives, trial.values, strict=True)
+    ]
+
+
+def _settings(trial: FrozenTrial) -> list[str]:
+    """λ_c, λ_e, λ_ft, explainer, normalization, critic images, critic loss: a dash for what the trial did not use."""
+    flat: Mapping[str, Any] = trial.user_attrs.get("config", {})
+    stages: Sequence[str] = flat.get("stages", ())
+    joint, finetune = "joint" in stages, "finetune" in stages
+    explained = (joint and flat["loss.lambda_e"] > 0) or (finetune and flat["loss.lambda_ft"] > 0)
+    critic = joint and flat["loss.lambda_e"] > 0
+    cells = [
+        (joint, "loss.lambda_c"),
+        (joint, "loss.lambda_e"),
+        (finetune, "loss.lambda_ft"),
+        (explained, "explainer.method"),
+        (explained, "explainer.normalization"),
+        (critic, "critic.images"),
+    ]
+    return [_cell(flat[key]) if used else NONE for used, key in cells] + [_critic_loss(trial) if critic else NONE]
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _critic_loss(trial: FrozenTrial) -> str:
+    """Last batch's loss over ln K at the end of joint training: 1 is a critic that learned nothing."""
+    for name in ("metrics", "last"):
+        for key, value in trial.user_attrs.get(name, {}).items():
+            if key.endswith(CRITIC):
+                return f"{value:.3f}"
+    return NONE
+
+
+def _tested(trial: FrozenTrial) -> Mapping[str, float]:
+    measured: Mapping[str, float] = trial.user_attrs.get("test", {})
+    return measured
+
+
+def _accuracy(trial: FrozenTrial, spec: StudySpec) -> float:
+    own = {objective.metric: value for objective, value in zip(spec.objectives, trial.values, strict=True)}
+    return float(own.get("accuracy", trial.user_attrs.get("metrics", {}).get("accuracy", 0.0)))
+
+
+def _losses(trial: FrozenTrial, spec: StudySpec) -> tuple[float, ...]:
+    """Objective values, each turned so that less is better."""
+    return tuple(
+        -value if objective.direction == "maximize" else value
+        for objective, value in zip(spec.objectives, trial.values, strict=True)
+    )
+
+
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(mine <= theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def _pairs(lines: Mapping[str, str]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in lines.items():
+        grid.add_row(name, Text(value))
+    return grid
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,238 @@
+"""Stages, knobs, resumption: on real images, with a network small enough to be quick."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lsx import data
+from lsx.config import Config
+from lsx.errors import CheckpointError, ConfigError, DivergedError
+from lsx.training import Report, Trainer, checkpoint
+
+BASE = Config.build(
+    {
+        "seed": 3,
+        "device": "cpu",
+        "model.name": "tests.tiny:Tiny",
+        "data": {"dataset": "decoy_mnist", "few_shot_fraction": 0.04},
+        "critic": {"batches": 3, "batch_size": 16, "optimizer": "adam", "learning_rate": 0.01},
+        "loss": {"lambda_e": 5.0, "lambda_ft": 20.0},
+        "explainer.steps": 3,
+        "evaluation.max_images": 50,
+        **{f"{stage}.epochs": 2 for stage in ("pretrain", "joint", "finetune")},
+        **{f"{stage}.learning_rate": 0.05 for stage in ("pretrain", "joint", "finetune")},
+    }
+)
+
+
+def train(*settings: dict[str, Any]) -> nn.Module:
+    return Trainer(Config.build(BASE, *settings)).run()
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(left, right) for left, right in pairs)
+
+
+@pytest.fixture(scope="module")
+def reference() -> nn.Module:
+    return train()
+
+
+def test_training_is_deterministic_and_leaves_the_callers_randomness_alone(reference: nn.Module) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    assert same(train(), reference)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "knob",
+    [
+        {"loss.lambda_c": 2.0},
+        {"loss.lambda_e": 6.0},
+        {"loss.lambda_ft": 30.0},
+        {"explainer.method": "integrated_gradient"},
+        {"explainer.method": "gradcam"},
+        {"explainer.method": "input_x_integrated_gradient"},
+        {"explainer.method": "integrated_gradient", "explainer.steps": 4},
+        {"explainer.normalization": "sample"},
+        {"explainer.target": "predicted"},
+        {"critic.images": "clean"},
+        {"critic.set": "separate"},
+        {"critic.batches": 2},
+        {"critic.batch_size": 8},
+        {"critic.learning_rate": 0.02},
+        {"critic.optimizer": "adadelta"},
+        {"critic.model": "SimpleConvNet"},
+        {"pretrain.learning_rate": 0.06},
+        {"joint.learning_rate": 0.06},
+        {"finetune.learning_rate": 0.06},
+        {"joint.optimizer": "adam", "joint.learning_rate": 1e-3},
+        {"pretrain.batch_size": 16},
+        {"joint.batch_size": 16},
+        {"finetune.batch_size": 16},
+        {"pretrain.epochs": 3},
+        {"joint.epochs": 1},
+        {"finetune.epochs": 1},
+        {"seed": 4},
+        {"data.seed": 1},
+        {"data.few_shot_fraction": 0.05},
+    ],
+    ids=lambda knob: ",".join(f"{key}={value}" for key, value in knob.items()),
+)
+def test_every_knob_bites(reference: nn.Module, knob: dict[str, Any]) -> None:
+    changed = train(knob)
+    if knob.get("explainer.steps"):  # against three steps of the same explainer
+        reference = train({"explainer.method": knob["explainer.method"]})
+    assert not same(changed, reference)
+
+
+def test_chunk_changes_memory_not_results() -> None:
+    joint = {"stages": ["pretrain", "joint"]}
+    whole, single = train(joint, {"critic.chunk": 3}), train(joint, {"critic.chunk": 1})
+    for left, right in zip(whole.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-5)
+
+
+def test_lambda_e_zero_is_joint_training_without_a_critic() -> None:
+    """The same classification steps, written here as a plain loop."""
+    config = Config.build(BASE, {"stages": ["joint"], "loss.lambda_e": 0.0, "loss.lambda_c": 1.5})
+    trainer = Trainer(config)
+    learner = Trainer(config).learner
+    train_split, weights = trainer.dataset.train, trainer.dataset.class_weights
+    optim = torch.optim.Adadelta(learner.parameters(), lr=config.joint.learning_rate)
+    order = torch.Generator().manual_seed(config.seed * 8 + 3)
+    for _ in range(config.joint.epochs):
+        for rows in torch.randperm(len(train_split), generator=order).split(config.joint.batch_size):
+            optim.zero_grad()
+            losses = nn.functional.nll_loss(learner(train_split.images[rows]), train_split.labels[rows], weight=weights)
+            (1.5 * losses).backward()
+            optim.step()
+    assert same(trainer.run(), learner)
+
+
+def test_lambda_e_zero_ignores_the_critic_and_its_set() -> None:
+    off = {"loss.lambda_e": 0.0, "stages": ["pretrain", "joint"]}
+    plain = train(off)
+    for knob in ({"critic.learning_rate": 1.0}, {"critic.batches": 2}, {"critic.images": "clean"}):
+        assert same(train(off, knob), plain)
+    assert same(train(off, {"explainer.method": "gradcam"}), plain)
+
+
+@pytest.fixture(scope="module")
+def states() -> list[dict[str, Any]]:
+    """A checkpoint after every epoch of the uninterrupted run."""
+    taken: list[dict[str, Any]] = []
+    Trainer(BASE, callback=lambda report: taken.append(report.checkpoint())).run()
+    return taken
+
+
+@pytest.mark.parametrize("epoch", range(6))
+def test_resuming_at_any_epoch_ends_at_the_same_bits(
+    tmp_path: Any, states: list[dict[str, Any]], reference: nn.Module, epoch: int
+) -> None:
+    path = checkpoint.save(states[epoch], tmp_path / "state.pt")
+    later: list[dict[str, Any]] = []
+    trainer = Trainer.resume(path, callback=lambda report: later.append(report.checkpoint()))
+    assert same(trainer.run(), reference)
+    assert [state["position"] for state in later] == list(range(epoch + 2, 7))
+    for resumed, straight in zip(later, states[epoch + 1 :], strict=True):
+        assert_equal(resumed, straight)
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    """Equality of nested plain data and tensors, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    else:
+        assert one == other
+
+
+def test_reports_name_stage_position_and_critic_against_chance() -> None:
+    reports: list[Report] = []
+    Trainer(BASE, callback=reports.append).run()
+    assert [(r.stage, r.epoch, r.position) for r in reports] == [
+        ("pretrain", 1, 1),
+        ("pretrain", 2, 2),
+        ("joint", 1, 3),
+        ("joint", 2, 4),
+        ("finetune", 1, 5),
+        ("finetune", 2, 6),
+    ]
+    assert {r.total for r in reports} == {6}
+    assert [r.ends_stage for r in reports] == [False, True] * 3
+    joint, finetune = reports[2].metrics, reports[4].metrics
+    assert joint["critic_loss_mean_to_chance"] == pytest.approx(joint["critic_loss_mean"] / 2.302585, rel=1e-5)
+    assert joint["loss"] == pytest.approx(joint["classification_loss"] + 5 * joint["critic_loss_mean"], rel=1e-4)
+    expected = finetune["classification_loss"] + 20 * finetune["explanation_loss"]
+    assert finetune["loss"] == pytest.approx(expected, rel=1e-4)
+    assert all(0 <= r.metrics["validation_accuracy"] <= 1 for r in reports)
+
+
+@pytest.mark.parametrize("stages", [["pretrain"], ["pretrain", "joint"], ["joint"], ["joint", "finetune"]])
+def test_any_run_of_neighbouring_stages(stages: list[str]) -> None:
+    reports: list[Report] = []
+    Trainer(Config.build(BASE, {"stages": stages}), callback=reports.append).run()
+    assert [r.stage for r in reports] == [stage for stage in stages for _ in range(2)]
+
+
+def test_finetuning_starts_from_a_new_learner() -> None:
+    joint = train({"stages": ["pretrain", "joint"]})
+    frozen = {"finetune.optimizer": "sgd", "finetune.learning_rate": 1e-12, "finetune.epochs": 1}
+    fresh = train(frozen)
+    untaught = train(frozen, {"loss.lambda_ft": 0.0})
+    assert not same(fresh, joint)
+    for left, right in zip(fresh.parameters(), untaught.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", ["lambda_e", "lambda_ft"])
+def test_an_explainer_without_gradient_stops_training_before_it_starts(weight: str) -> None:
+    off = {"loss.lambda_e": 0.0, "loss.lambda_ft": 0.0, "explainer.method": "input"}
+    with pytest.raises(ConfigError, match="explainer 'input' gives no gradient to the learner"):
+        Trainer(Config.build(BASE, off, {f"loss.{weight}": 1.0}))
+    assert isinstance(train(off), nn.Module)  # without explanation losses it may be named
+
+
+def test_divergence_is_one_clear_line() -> None:
+    wild = {"stages": ["joint"], "joint.optimizer": "sgd", "joint.learning_rate": 100.0, "loss.lambda_e": 1e9}
+    with pytest.raises(DivergedError, match="training diverged: .* lower the loss weights or learning rates"):
+        train(wild)
+
+
+def test_damaged_and_foreign_checkpoints(tmp_path: Any, states: list[dict[str, Any]]) -> None:
+    path = checkpoint.save(states[0], tmp_path / "state.pt")
+    assert not list(tmp_path.glob("*.part"))
+    content = path.read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
+    torch.save(states[0] | {"format": 99}, tmp_path / "future.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "pickle.pt")
+    faults = {"cut": "damaged", "other": "not written by lsx", "future": "format 99", "pickle": "damaged", "no": "read"}
+    for name, message in faults.items():
+        with pytest.raises(CheckpointError, match=message) as caught:
+            checkpoint.load(tmp_path / f"{name}.pt")
+        assert "\n" not in str(caught.value)
+    torch.testing.assert_close(torch.load(path, weights_only=True)["learner"], states[0]["learner"])
+
+
+def test_checkpoint_of_another_architecture_or_other_data_is_refused(states: list[dict[str, Any]]) -> None:
+    other = BASE.replace({"model.name": "SimpleConvNet"}).plain()
+    with pytest.raises(CheckpointError, match="do not fit SimpleConvNet"):
+        Trainer.resume(states[0] | {"config": other})
+    with pytest.raises(CheckpointError, match="other data"):
+        Trainer.resume(states[0] | {"data": {"sha256": "0" * 64}})
+    with pytest.raises(CheckpointError, match="stage 'finetune' is not among"):
+        Trainer.resume(states[5] | {"config": BASE.replace({"stages": ["pretrain"]}).plain()})
+
+
+def test_missing_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match="device = 'cuda:7' is not on this machine"):
+        Trainer(BASE.replace({"device": "cuda:7"}), data.load(BASE))
