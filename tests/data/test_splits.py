@@ -48,6 +48,12 @@ def test_every_split_is_stratified_within_rounding(critic_set: str) -> None:
     assert len(found.critic) == 99
 
 
+def test_a_critic_set_as_large_as_the_training_set_is_the_training_set() -> None:
+    found = rows(UNEVEN, data__few_shot_fraction=0.05, critic__batches=5, critic__batch_size=6)
+    assert len(found.train) == 30
+    np.testing.assert_array_equal(found.critic, found.train)
+
+
 def test_every_class_stays_in_training() -> None:
     labels = np.array([0] * 2000 + [1] * 3 + [2])
     found = rows(labels, data__few_shot_fraction=0.01, critic__batches=1, critic__batch_size=4)
