@@ -107,7 +107,7 @@ def test_separate_critic_takes_what_few_shot_leaves() -> None:
 @pytest.mark.parametrize("fraction", [0.7, 1.0])
 def test_separate_critic_is_carved_from_training_when_the_rest_is_too_small(fraction: float) -> None:
     found = rows(critic__set="separate", data__few_shot_fraction=fraction)
-    assert len(found.train) == 2000 - 1152
+    assert len(found.train) == 3000 - 1152
     assert len(found.critic) == 1152
     assert disjoint(found.train, found.validation, found.test, found.critic)
 
