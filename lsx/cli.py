@@ -86,7 +86,9 @@ def _start(args: argparse.Namespace, out: Path) -> tuple[dict[str, Any] | None, 
         state = checkpoint.load(out / "checkpoint.pt")
         return state, Config.build(state["config"])
     if (out / "checkpoint.pt").exists():
-        raise ConfigError(f"--out {str(out)!r} holds a run already; add --resume to continue it, or choose another --out")
+        raise ConfigError(
+            f"--out {str(out)!r} holds a run already; add --resume to continue it, or choose another --out"
+        )
     config = Config.load(args.config) if args.config else Config()
     return None, config.replace(dict(_assignment(text) for text in args.set))
 

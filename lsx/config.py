@@ -30,7 +30,7 @@ STAGES: tuple[Stage, ...] = ("pretrain", "joint", "finetune")
 class Section(BaseModel):
     """Frozen settings: unknown keys, non-finite numbers and silent conversions are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
 class DataConfig(Section):
@@ -145,7 +145,7 @@ class Config(Section):
 
     seed: Seed = Field(0, description="seed of weights, batch order and critics")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
-    stages: tuple[Stage, ...] = Field(STAGES, description="stages to run, in order, without gaps")
+    stages: tuple[Stage, ...] = Field(STAGES, strict=False, description="stages to run, in order, without gaps")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     explainer: ExplainerConfig = ExplainerConfig()
@@ -155,6 +155,11 @@ class Config(Section):
     joint: StageConfig = StageConfig(learning_rate=0.004)
     finetune: StageConfig = StageConfig(learning_rate=0.001)
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def uses_critic(self) -> bool:
+        """Whether any stage trains with a critic."""
+        return "joint" in self.stages and self.joint.epochs > 0 and self.loss.lambda_e > 0
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> Self:

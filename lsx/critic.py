@@ -145,7 +145,8 @@ def require_gradient(explainer: Explainer, learner: nn.Module, images: Tensor, l
         raise ConfigError(f"{problem}; {cure}")
     # Position-dependent weights, since maps are normalised and a plain sum could be constant.
     probe = torch.linspace(-1, 1, explanation.numel(), device=images.device, dtype=images.dtype)
-    gradients = torch.autograd.grad(explanation, trainable(learner), probe.reshape(explanation.shape), allow_unused=True)
+    gradients = torch.autograd.grad(
+        explanation, trainable(learner), probe.reshape(explanation.shape), allow_unused=True
+    )
     if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
         raise ConfigError(f"{problem}; {cure}")
-

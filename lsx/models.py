@@ -78,9 +78,7 @@ class SimpleConvNet(nn.Module):
         return F.log_softmax(self.fc2(F.relu(self.fc1(self.encode(images)))), dim=1)
 
 
-def build(
-    name: str, image_shape: tuple[int, int, int], classes: int, device: torch.device | str = "cpu"
-) -> nn.Module:
+def build(name: str, image_shape: tuple[int, int, int], classes: int, device: torch.device | str = "cpu") -> nn.Module:
     """A freshly initialised network, its weights drawn from torch's global generator of ``device``.
 
     Args:

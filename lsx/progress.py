@@ -4,7 +4,8 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from lsx.training.report import Report
 
@@ -28,15 +29,15 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def __call__(self, report: Report) -> None:
         """Show one finished epoch."""
         note = _note(report)
-        self._bar.update(
-            self._task, description=report.stage, completed=report.position, total=report.total, note=note
-        )
+        self._bar.update(self._task, description=report.stage, completed=report.position, total=report.total, note=note)
         if not self.console.is_terminal:
             place = f"{report.position}/{report.total} {report.stage} {report.epoch}/{report.epochs}"
             left = report.seconds * (report.epochs - report.epoch)

@@ -46,11 +46,20 @@ def test_later_settings_win_and_dotted_equals_nested() -> None:
         ({"loss.lambda_e": "much"}, "loss.lambda_e = 'much' is not valid: should be a valid number"),
         ({"loss.lambda_e": float("nan")}, "loss.lambda_e = nan is not valid: should be a finite number"),
         ({"data.few_shot_fraction": 0}, "data.few_shot_fraction = 0 is not valid: should be greater than 0"),
-        ({"data.few_shot_fraction": 1.5}, "data.few_shot_fraction = 1.5 is not valid: should be less than or equal to 1"),
-        ({"explainer.normalization": "none"}, "explainer.normalization = 'none' is not valid: should be 'batch' or 'sample'"),
+        (
+            {"data.few_shot_fraction": 1.5},
+            "data.few_shot_fraction = 1.5 is not valid: should be less than or equal to 1",
+        ),
+        (
+            {"explainer.normalization": "none"},
+            "explainer.normalization = 'none' is not valid: should be 'batch' or 'sample'",
+        ),
         ({"joint.epochs": 1.5}, "joint.epochs = 1.5 is not valid: should be a valid integer"),
         ({"critic.batches": 0}, "critic.batches = 0 is not valid: should be greater than or equal to 1"),
-        ({"critic.optimizer": "adamw"}, "critic.optimizer = 'adamw' is not valid: should be 'adadelta', 'adam' or 'sgd'"),
+        (
+            {"critic.optimizer": "adamw"},
+            "critic.optimizer = 'adamw' is not valid: should be 'adadelta', 'adam' or 'sgd'",
+        ),
         ({"device": "gpu"}, "device = 'gpu' is not valid"),
         ({"seed": -1}, "seed = -1 is not valid"),
         ({"stages": ["pretrain", "finetune"]}, "stages ['pretrain', 'finetune'] must be neighbours"),
@@ -70,7 +79,12 @@ def test_bad_settings_are_one_line_with_value_and_range(settings: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("loss: [", "cannot be read"), ("- 1", "must be a mapping"), ("loss: {lambda_e: -2}", "lambda_e = -2"), ("", "mapping")],
+    [
+        ("loss: [", "cannot be read"),
+        ("- 1", "must be a mapping"),
+        ("loss: {lambda_e: -2}", "lambda_e = -2"),
+        ("", "mapping"),
+    ],
 )
 def test_bad_files_are_one_line_that_names_the_file(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "bad.yaml"

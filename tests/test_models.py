@@ -9,7 +9,9 @@ from lsx.errors import ConfigError
 from tests.tiny import Tiny
 
 
-@pytest.mark.parametrize(("name", "parameters", "encoding"), [("Net1", 1_199_882, 9216), ("SimpleConvNet", 233_196, 800)])
+@pytest.mark.parametrize(
+    ("name", "parameters", "encoding"), [("Net1", 1_199_882, 9216), ("SimpleConvNet", 233_196, 800)]
+)
 def test_networks_are_the_published_ones(name: str, parameters: int, encoding: int) -> None:
     model = models.build(name, (1, 28, 28), 10)
     images = torch.randn(3, 1, 28, 28)

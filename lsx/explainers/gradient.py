@@ -85,7 +85,8 @@ class GradCamExplainer(Explainer):
         with torch.enable_grad():
             maps = method.attribute(images.detach(), targets, grad_kwargs={"create_graph": create_graph})
         resized = LayerAttribution.interpolate(_min_max(maps), tuple(images.shape[2:]))
-        return resized.expand(-1, images.shape[1], -1, -1)
+        attribution: Tensor = resized.expand(-1, images.shape[1], -1, -1)
+        return attribution
 
     def postprocess(self, attribution: Tensor, images: Tensor, group: int) -> Tensor:
         """The maps are normalised already, each by itself."""
