@@ -111,7 +111,9 @@ def assemble(config: Config, pool: Pool, *, mean: float, std: float, confound: C
             pool = lsx.data.mnist_pool(config.data)
             return assemble(config, replace(pool, images=255 - pool.images), mean=0.87, std=0.31)
     """
-    rows = split(pool.labels, pool.official_test, config.data, config.critic)
+    # A separate set is held out even when unused, so that runs with and without a critic train on the same images.
+    needed = config.uses_critic or config.critic.set == "separate"
+    rows = split(pool.labels, pool.official_test, config.data, config.critic if needed else None)
     stamped = Confounded(pool.images, None)
     if confound is not None:
         stamped = confound(pool, _tied(rows, len(pool.labels)), config.data.seed)

@@ -32,7 +32,7 @@ class Rows:
     critic: Indices
 
 
-def split(labels: Indices, official_test: int, data: DataConfig, critic: CriticConfig) -> Rows:
+def split(labels: Indices, official_test: int, data: DataConfig, critic: CriticConfig | None) -> Rows:
     """Split a pool.
 
     Fractions are of the pool without its official test set; a few-shot fraction
@@ -44,7 +44,7 @@ def split(labels: Indices, official_test: int, data: DataConfig, critic: CriticC
         labels: (N,), 0 ≤ label.
         official_test: how many of the last rows are the source's own test set; 0: one is split off.
         data: seed and fractions.
-        critic: size and place of the critic set.
+        critic: size and place of the critic set; None leaves it empty.
 
     Raises:
         DataError: too few images for what is asked.
@@ -61,8 +61,8 @@ def split(labels: Indices, official_test: int, data: DataConfig, critic: CriticC
     train = own[rank < training[held]]
     in_validation = (rank >= trainable[held]) & (rank < (trainable + validation)[held])
     in_test = rank >= (trainable + validation)[held]
-    if critic.set == "inside":
-        within = _allocate(training, critic.size)
+    if critic is None or critic.set == "inside":
+        within = _allocate(training, critic.size if critic else 0)
         chosen = rank < within[held]
     else:
         chosen = (rank >= training[held]) & (rank < (training + separate)[held])
@@ -100,7 +100,7 @@ def _held_out(counts: Indices, data: DataConfig, split_test: bool) -> tuple[Indi
     return trainable, _allocate(counts - trainable, validation)
 
 
-def _train_and_critic(trainable: Indices, data: DataConfig, critic: CriticConfig) -> tuple[Indices, Indices]:
+def _train_and_critic(trainable: Indices, data: DataConfig, critic: CriticConfig | None) -> tuple[Indices, Indices]:
     """Images per class of the training set, and of a critic set beside it."""
     pool, classes = int(trainable.sum()), np.count_nonzero(trainable)
     size = round(data.few_shot_fraction * pool)
@@ -109,6 +109,8 @@ def _train_and_critic(trainable: Indices, data: DataConfig, critic: CriticConfig
             f"data.few_shot_fraction {data.few_shot_fraction} of {pool} training images keeps {size}, "
             f"fewer than the {classes} classes; raise it to {math.ceil(1e6 * classes / pool) / 1e6:g} or more"
         )
+    if critic is None:
+        return _allocate(trainable, size, least=1), np.zeros_like(trainable)
     needs = f"critic set needs {critic.batches} x {critic.batch_size} = {critic.size} images"
     remedy = "lower critic.batches or critic.batch_size"
     if critic.set == "inside":

@@ -46,7 +46,7 @@ class Dataset:
         name: registered dataset name.
         provenance: plain data that says where the images came from (source, root, file checksums, sizes, seed).
         train, validation, test: disjoint splits.
-        critic: B_c · b_c images for the critic, in fixed batches of b_c.
+        critic: B_c · b_c images for the critic, in fixed batches of b_c; empty where no stage uses a critic.
         num_classes: K.
         mean, std: of the normalisation; a pixel p in 0–255 becomes (p/255 − mean)/std.
     """
