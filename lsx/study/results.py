@@ -82,13 +82,12 @@ def table(study: optuna.Study, spec: StudySpec) -> Table:
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="Pareto front", title_justify="left")
     result.add_column("trial", no_wrap=True)
     for objective in spec.objectives:
-        words = objective.metric.replace("_", " ")
-        result.add_column(f"{words} {ARROWS[objective.direction]}", justify="right", min_width=6)
+        header = f"{objective.metric.replace('_', ' ')} {ARROWS[objective.direction]}"
+        result.add_column(header, justify="right", min_width=max(map(len, header.split())))
     for header in ("λ_c", "λ_e", "λ_ft"):
         result.add_column(header, justify="right", no_wrap=True)
-    for header in ("explainer", "norm.", "critic"):
-        result.add_column(header, overflow="fold")
-    result.add_column("critic loss / chance", justify="right", min_width=6)
+    result.add_column("explainer, normalized by", min_width=10)
+    result.add_column("critic images, loss / chance", min_width=11)
     for trial in rows:
         style = "bold" if chosen and trial.number == chosen.number else "dim" if trial is first else ""
         mark = " ←" if chosen and trial.number == chosen.number else ""
@@ -193,25 +192,23 @@ def _figures(trial: FrozenTrial, spec: StudySpec) -> list[str]:
 
 
 def _settings(trial: FrozenTrial) -> list[str]:
-    """λ_c, λ_e, λ_ft, explainer, normalization, critic images, critic loss: a dash for what the trial did not use."""
+    """λ_c, λ_e, λ_ft, explainer, critic: a dash for what the trial did not use."""
     flat: Mapping[str, Any] = trial.user_attrs.get("config", {})
     stages: Sequence[str] = flat.get("stages", ())
     joint, finetune = "joint" in stages, "finetune" in stages
     explained = (joint and flat["loss.lambda_e"] > 0) or (finetune and flat["loss.lambda_ft"] > 0)
     critic = joint and flat["loss.lambda_e"] > 0
-    cells = [
-        (joint, "loss.lambda_c"),
-        (joint, "loss.lambda_e"),
-        (finetune, "loss.lambda_ft"),
-        (explained, "explainer.method"),
-        (explained, "explainer.normalization"),
-        (critic, "critic.images"),
+    weights = [(joint, "loss.lambda_c"), (joint, "loss.lambda_e"), (finetune, "loss.lambda_ft")]
+    explainer = f"{flat['explainer.method']}, {flat['explainer.normalization']}" if explained else NONE
+    return [
+        *(_short(flat[key]) if used else NONE for used, key in weights),
+        explainer.replace("_", " "),  # so that it wraps between words
+        f"{flat['critic.images']}, {_critic_loss(trial)}" if critic else NONE,
     ]
-    return [_cell(flat[key]) if used else NONE for used, key in cells] + [_critic_loss(trial) if critic else NONE]
 
 
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _critic_loss(trial: FrozenTrial) -> str:

@@ -137,11 +137,11 @@ def rows(text: str) -> list[str]:
 
 
 def test_the_table_has_the_baseline_first_and_then_the_front():
-    text = shown(table(make(*STUDY), SPEC), 120)
+    text = shown(table(make(*STUDY), SPEC), 160)
     assert [line.split()[0] for line in rows(text)] == ["#0", "#2", "#1", "#3"]
-    assert rows(text)[0].split()[1:] == ["0.9000", "0.0500", *["–"] * 7]  # no joint training, no critic, no explainer
+    assert rows(text)[0].split()[1:] == ["0.9000", "0.0500", *["–"] * 5]  # no joint training, no critic, no explainer
     assert rows(text)[2].split()[1:] == [
-        *("←", "0.9500", "0.0400", "1", "12.5", "100", "input_x_gradient", "batch", "confounded", "0.710")
+        *("←", "0.9500", "0.0400", "1", "12", "100", "input", "x", "gradient,", "batch", "confounded,", "0.710")
     ]
     assert "accuracy ↑" in text and "mass ↓" in text
 
@@ -155,9 +155,19 @@ def test_the_closing_fits_80_columns_and_names_the_next_steps(tmp_path):
     settings = {"explainer.method": "input_x_integrated_gradient", "explainer.normalization": "sample"}
     settings |= {"loss.lambda_e": 123.456, "loss.lambda_ft": 0.0123}
     test = {"accuracy": 0.93, "reference_relevance_mass": 0.041, "ridge": 0.5}
-    study = make(*STUDY, {"values": [0.951, 0.0399], "settings": settings, "test": test})
+    study = make(
+        *STUDY,
+        {
+            "values": [0.951, 0.0399],
+            "settings": settings,
+            "test": test,
+            "last": {"joint/critic_loss_last_to_chance": 0.625},
+        },
+    )
     text = shown(closing(study, SPEC, "lsx-studies/decoys", "sqlite:///mlflow.db", "mlflow ui --port 5000"))
     assert max(cell_len(line) for line in text.splitlines()) <= 80
+    assert "…" not in text  # nothing is cut off
+    assert "integrated" in text and "confounded," in text and "0.625" in text
     assert "0.9300" in text and "0.0410" in text and "second line" in text
     for part in (
         "lsx-studies/decoys/best.yaml",
