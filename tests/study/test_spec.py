@@ -162,6 +162,12 @@ def test_a_fault_in_a_profile_is_found_on_the_profiles_line(write):
         load(write(STUDY), "wrong")
 
 
+def test_lines_of_what_a_profile_replaces_are_forgotten(write):
+    text = STUDY.replace("critic.batches: null", "critic.learning_rate: {type: float, low: 3, high: 2}")
+    with pytest.raises(StudyError, match=r"^study.yaml:31: space.critic.learning_rate: low 3 must be below high 2$"):
+        load(write(text), "small")
+
+
 def test_a_profile_that_takes_a_condition_away_is_told_where_it_is_missed(write):
     text = STUDY.replace("critic.batches: null", "critic.optimizer: null")
     with pytest.raises(StudyError, match=r"^study.yaml:14: space.critic.learning_rate: when: unknown searched setting"):
