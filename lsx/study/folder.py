@@ -10,6 +10,9 @@ from pathlib import Path
 
 from lsx.errors import StudyError
 
+CHECKPOINT = "checkpoint.pt"
+PICTURE = "explanations.png"
+
 
 class StudyFolder:
     """``<root>/<study name>``, held by one driver.
@@ -94,7 +97,9 @@ class StudyFolder:
         except BlockingIOError:
             holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "unknown"
             os.close(lock)
-            raise StudyError(f"study {self.name!r} is being run already, by {holder}; its folder is {self.path}") from None
+            raise StudyError(
+                f"study {self.name!r} is being run already, by {holder}; its folder is {self.path}"
+            ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return lock

@@ -3,6 +3,7 @@
 Only the driver writes, with one request per report where MLflow allows it.
 """
 
+import hashlib
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -54,7 +55,7 @@ class Tracker:
         self.uri = uri
         self.identity = identity
         self.parent = ""
-        self._place = f"{socket.gethostname()}:{folder}"
+        self._place = hashlib.sha256(f"{socket.gethostname()}:{folder}".encode()).hexdigest()[:16]
         with explained(uri):
             _prepare_file(uri)
             self._client = MlflowClient(tracking_uri=uri)
@@ -76,7 +77,13 @@ class Tracker:
                     self._client.set_terminated(run.info.run_id, "KILLED")
 
     def open_trial(
-        self, number: int, name: str, run_id: str | None, params: Mapping[str, Any], tags: Mapping[str, Any], again: bool
+        self,
+        number: int,
+        name: str,
+        run_id: str | None,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        again: bool,
     ) -> str:
         """Open the child run of a trial; returns its id.
 
@@ -176,5 +183,7 @@ def explained(uri: str) -> Iterator[None]:
     except StudyError:
         raise
     except Exception as error:  # requests, SQLAlchemy and MLflow raise dozens of types here
-        reason = " ".join(str(error).split())
-        raise StudyError(f"MLflow at {uri!r} cannot be used: {reason[:300] or type(error).__name__}") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "Max retries exceeded" in reason:
+            reason = "no server answers there"
+        raise StudyError(f"MLflow at {uri!r} cannot be used: {reason}") from error

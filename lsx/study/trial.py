@@ -1,0 +1,158 @@
+"""One trial, in a Ray worker: train, report, evaluate. Nothing here knows Optuna or MLflow."""
+
+import contextlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from torch import Tensor, nn
+
+from lsx import data, explainers, figures, metrics
+from lsx.config import Config
+from lsx.data import Dataset, Split
+from lsx.errors import LSXError
+from lsx.models import evaluating
+from lsx.study.folder import CHECKPOINT, PICTURE
+from lsx.training import Report, Trainer, checkpoint
+
+EXAMPLES = 6
+POINTS = 500  # of a stage's curves; ten thousand epochs of a hundred trials would choke a tracker
+SECONDS_BETWEEN_REPORTS = 2.0
+TITLES = {"pretrain": "after pretraining", "joint": "after joint training", "finetune": "after finetuning"}
+
+_loaded: dict[str, Dataset] = {}
+
+
+def run_trial(assignment: Mapping[str, Any]) -> None:
+    """Tune's trainable.
+
+    Reports at every stage's end, at every rung of the scheduler and now and then between, with a checkpoint: the
+    epoch's ``stage``, ``position``, ``total`` and ``metrics``; ``history``, the same of the epochs since the last
+    report; ``guard``, at a rung only; ``picture``, whether a new one is there. At the end ``final``, the validation
+    metrics, or ``failed``, a reason that no repetition mends.
+
+    Args:
+        assignment: ``number``, ``role``, ``config`` (plain), ``guard`` (the scheduler's metric), ``rungs`` (positions),
+            ``folder`` (the trial's), ``checkpoint`` (path, or None) and ``cpus``.
+    """
+    torch.set_num_threads(max(1, int(assignment["cpus"])))
+    try:
+        _run(assignment)
+    except LSXError as error:
+        tune.report({"failed": str(error)})
+
+
+def _run(assignment: Mapping[str, Any]) -> None:
+    config = Config.build(assignment["config"]).replace({"device": _device(assignment["config"]["device"])})
+    dataset = _load(config)
+    reporter = _Reporter(config, dataset, assignment)
+    trainer = _trainer(config, dataset, reporter, assignment["checkpoint"])
+    learner = trainer.run()
+    values = metrics.evaluate(learner, dataset, "validation", config)
+    tune.report({"final": {name: float(value) for name, value in values.items()}})
+
+
+class _Reporter:
+    """The trainer's callback: pictures, checkpoints, reports."""
+
+    def __init__(self, config: Config, dataset: Dataset, assignment: Mapping[str, Any]) -> None:
+        self._config = config
+        self._dataset = dataset
+        self._guard, self._rungs = assignment["guard"], frozenset(assignment["rungs"])
+        self._folder = Path(assignment["folder"])
+        self._start = self._sent = time.monotonic()
+        self._history: list[dict[str, Any]] = []
+
+    def __call__(self, report: Report) -> None:
+        if report.ends_stage:
+            draw(report.learner, report.stage, self._config, self._dataset, self._folder)
+        if report.ends_stage or report.epoch % math.ceil(report.epochs / POINTS) == 0:
+            metrics = {**report.metrics, "seconds": report.seconds}
+            self._history.append({"stage": report.stage, "position": report.position, "metrics": metrics})
+        if report.ends_stage or report.position in self._rungs or self._due():
+            self._send(report)
+
+    def _due(self) -> bool:
+        """Ever more rarely, so that a trial of a day reports a few hundred times; a loss of 1 % when it is killed."""
+        now = time.monotonic()
+        return now - self._sent >= max(SECONDS_BETWEEN_REPORTS, 0.01 * (now - self._start))
+
+    def _send(self, report: Report) -> None:
+        message = {
+            "stage": report.stage,
+            "position": report.position,
+            "total": report.total,
+            "metrics": dict(report.metrics),
+            "history": self._history,
+            "guard": report.metrics.get(self._guard) if report.position in self._rungs else None,
+            "picture": report.ends_stage,
+        }
+        with tempfile.TemporaryDirectory(prefix="lsx-") as folder:
+            checkpoint.save(report.checkpoint(), Path(folder) / CHECKPOINT)
+            tune.report(message, checkpoint=tune.Checkpoint.from_directory(folder))
+        self._history, self._sent = [], time.monotonic()
+
+
+def draw(learner: nn.Module, stage: str, config: Config, dataset: Dataset, folder: Path) -> None:
+    """Add a column of explanations to the trial's picture: the same validation images after every stage."""
+    examples = dataset.validation.take(slice(EXAMPLES))
+    store = folder / "explanations.pt"
+    columns: dict[str, Tensor] = {}
+    if store.is_file():
+        with contextlib.suppress(Exception):  # half a file of a worker that was lost: earlier stages stay undrawn
+            columns = torch.load(store, weights_only=True)
+    columns[TITLES[stage]] = _explain(learner, config, examples).cpu()
+    part = store.with_name(f"{store.name}.{os.getpid()}.part")
+    torch.save(columns, part)
+    part.replace(store)
+    images = dataset.raw(examples.images).cpu()
+    masks = None if examples.masks is None else examples.masks.cpu()
+    title = f"{config.explainer.method}, validation images"
+    figures.explanations(folder / PICTURE, images, columns, masks=masks, title=title)
+
+
+def _explain(learner: nn.Module, config: Config, examples: Split) -> Tensor:
+    """Maps by the learner's own explainer, each scaled by itself so that all can be seen."""
+    settings = config.explainer.model_copy(update={"target": config.evaluation.target})
+    explainer = explainers.build(settings, normalization="sample")
+    with evaluating(learner):
+        return explainer(learner, examples.images, examples.labels)
+
+
+def _trainer(config: Config, dataset: Dataset, callback: _Reporter, path: str | None) -> Trainer:
+    """A trainer from the newest checkpoint: Tune's own after a crash of the worker, else the one assigned."""
+    newest = tune.get_checkpoint()
+    if newest is not None:
+        with newest.as_directory() as folder:
+            state = checkpoint.load(Path(folder) / CHECKPOINT)
+    elif path is not None:
+        state = checkpoint.load(path)
+    else:
+        return Trainer(config, dataset, callback)
+    # The device may be another one than before; all other settings are sealed.
+    state["config"]["device"] = config.device
+    return Trainer.resume(state, dataset, callback)
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
+
+
+def _load(config: Config) -> Dataset:
+    """The dataset, kept by the worker from trial to trial; training does not write to it."""
+    critic = config.critic
+    parts = (config.data, config.uses_critic, critic.batches, critic.batch_size, critic.images, critic.set, config.device)
+    key = repr(parts)
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = data.load(config).to(config.device)
+    return _loaded[key]
