@@ -104,13 +104,15 @@ def ranked(maps: Tensor, fractions: Sequence[float], kind: Kind, seed: int = 0) 
     """Pixels to remove in the equal-count form, one bool (N, 1, H, W) per fraction q.
 
     The top k = max(1, round(q·H·W)) pixels of each map for comprehensiveness, all but these for sufficiency.
-    Ties are broken by one random order of the pixels, drawn from ``seed`` and the same for every image: in raster
-    order they would all fall on the (dark) upper rows.
+    Ties are broken by a random order of each image's pixels, drawn from ``seed``: in raster order they would all fall
+    on the (dark) upper rows.
     """
     pixels = pixel_map(maps)
     count = pixels.shape[1]
-    shuffle = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(pixels.device)
-    order = shuffle[pixels[:, shuffle].argsort(dim=1, descending=True, stable=True)]
+    # Another stream than random_maps has: ties must not follow the baseline.
+    keys = torch.rand(pixels.shape, generator=torch.Generator().manual_seed(seed + 1))
+    shuffle = keys.argsort(dim=1).to(pixels.device)
+    order = shuffle.gather(1, pixels.gather(1, shuffle).argsort(dim=1, descending=True, stable=True))
     ranks = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=order.device).expand_as(order))
     for fraction in fractions:
         top = ranks < max(1, round(fraction * count))

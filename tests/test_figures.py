@@ -1,0 +1,159 @@
+"""Figures: what is on the pixels."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+from torch import Tensor
+
+from lsx import figures
+from lsx.figures import Objective, Point
+
+X = Objective("accuracy", "maximize")
+Y = Objective("decoy mass", "minimize")
+POINTS = [Point(0, 0.8, 0.01), Point(1, 0.9, 0.05), Point(2, 0.7, 0.06), Point(3, 0.75, 0.04, pruned=True)]
+
+
+def rows(count: int = 3, channels: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, channels, 12, 12, generator=generator)
+    masks = torch.zeros(count, 1, 12, 12, dtype=torch.bool)
+    masks[:, :, :4, :4] = True
+    return images, images.flip(3), masks
+
+
+def share(path: Path, color: str | tuple[float, ...], tolerance: float = 0.03) -> float:
+    """Share of pixels of that color."""
+    pixels = imread(path)[..., :3]
+    return float((np.abs(pixels - np.array(to_rgb(color))).max(axis=-1) < tolerance).mean())
+
+
+def box(path: Path, color: str) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of the pixels of that color."""
+    found = np.argwhere(np.abs(imread(path)[..., :3] - np.array(to_rgb(color))).max(axis=-1) < 0.03)
+    (top, left), (bottom, right) = found.min(axis=0).tolist(), found.max(axis=0).tolist()
+    return top, bottom, left, right
+
+
+def test_explanations_outline_masks_only(tmp_path: Path) -> None:
+    images, maps, masks = rows()
+    figures.explanations(tmp_path / "with.png", images, {"a": maps, "b": maps}, masks)
+    figures.explanations(tmp_path / "without.png", images, {"a": maps, "b": maps})
+    assert share(tmp_path / "without.png", figures.MASK_COLOR) == 0
+    assert share(tmp_path / "with.png", figures.MASK_COLOR) > 0.002
+
+
+def test_outline_follows_the_mask(tmp_path: Path) -> None:
+    images, _, masks = rows(1)
+    figures.explanations(tmp_path / "corner.png", images, {}, masks)
+    figures.explanations(tmp_path / "all.png", images, {}, torch.ones_like(masks))
+    top, bottom, left, right = box(tmp_path / "corner.png", figures.MASK_COLOR)
+    full = box(tmp_path / "all.png", figures.MASK_COLOR)
+    assert (top, left) == pytest.approx((full[0], full[2]), abs=2)
+    assert (bottom - top) / (full[1] - full[0]) == pytest.approx(4 / 12, abs=0.03)
+    assert (right - left) / (full[3] - full[2]) == pytest.approx(4 / 12, abs=0.03)
+
+
+def test_maps_share_one_fixed_scale(tmp_path: Path) -> None:
+    images = torch.full((1, 1, 8, 8), 0.5)
+    figures.explanations(tmp_path / "maps.png", images, {"half": torch.full_like(images, 0.5), "none": 0 * images})
+    half, none = (matplotlib.colormaps[figures.MAP_COLORS](value)[:3] for value in (0.5, 0.0))
+    assert share(tmp_path / "maps.png", half) > 0.1  # scaled per map it would be another color
+    assert share(tmp_path / "maps.png", none) > 0.1
+    assert share(tmp_path / "maps.png", (0.5, 0.5, 0.5)) > 0.1
+
+
+def test_color_images_and_channel_maps(tmp_path: Path) -> None:
+    images = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 6, 6)
+    figures.explanations(tmp_path / "color.png", images, {"map": images})
+    assert share(tmp_path / "color.png", (1.0, 0, 0)) > 0.1
+    assert share(tmp_path / "color.png", matplotlib.colormaps[figures.MAP_COLORS](1.0)[:3]) > 0.1
+
+
+def test_notes_and_title_are_drawn(tmp_path: Path) -> None:
+    images, maps, _ = rows()
+    figures.explanations(tmp_path / "plain.png", images, {"a": maps})
+    figures.explanations(tmp_path / "noted.png", images, {"a": maps}, notes={"a": ["x"] * 3}, title="a title")
+    assert share(tmp_path / "plain.png", figures.MUTED) == 0
+    assert share(tmp_path / "noted.png", figures.MUTED, 0.1) > 0
+
+
+def test_front_marks_front_pruned_and_baseline(tmp_path: Path) -> None:
+    full, bare, starred = (tmp_path / name for name in ("full.png", "bare.png", "starred.png"))
+    pruned = [Point(number, 0.7 + number / 100, 0.03, pruned=True) for number in range(4, 14)]
+    figures.front(full, [*POINTS, *pruned], [0, 1], X, Y)
+    figures.front(bare, POINTS[2:3], [], X, Y)
+    figures.front(starred, POINTS[2:3], [], X, Y, baseline=POINTS[2])
+    assert share(full, figures.FRONT_COLOR) > 0.001
+    assert share(bare, figures.FRONT_COLOR) == 0
+    assert share(starred, figures.BASELINE_COLOR, 0.01) > share(bare, figures.BASELINE_COLOR, 0.01) + 2e-4
+    faint = tuple(0.28 * channel + 0.72 for channel in to_rgb(figures.TRIAL_COLOR))
+    assert share(full, faint) > share(bare, faint) + 5e-4
+
+
+@pytest.mark.parametrize(("direction", "steps"), [("maximize", "steps-pre"), ("minimize", "steps-post")])
+def test_front_is_joined_by_what_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str, steps: str
+) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "_finish", lambda figure, path, title: drawn.append(figure))
+    figures.front(tmp_path / "x.png", POINTS, [0, 1], Objective("x", direction), Y)  # type: ignore[arg-type]
+    (line,) = [line for line in drawn[0].axes[0].lines if line.get_color() == figures.FRONT_COLOR]
+    assert line.get_drawstyle() == steps
+    assert line.get_xydata().tolist() == [[0.8, 0.01], [0.9, 0.05]]
+    texts = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert texts == ["0", "1", "2"]  # the pruned trial has no number
+    assert ("higher" if direction == "maximize" else "lower") in drawn[0].axes[0].get_xlabel()
+    assert "← lower is better" in drawn[0].axes[0].get_ylabel()
+
+
+def test_front_leaves_out_what_is_not_finite(tmp_path: Path) -> None:
+    points = [*POINTS, Point(9, math.nan, 0.1), Point(10, 0.5, math.inf)]
+    figures.front(tmp_path / "a.png", points, [0, 1, 9], X, Y, baseline=Point(11, math.nan, 0.1))
+    figures.front(tmp_path / "b.png", POINTS, [0, 1], X, Y)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_empty_front_is_still_a_picture(tmp_path: Path) -> None:
+    figures.front(tmp_path / "empty.png", [], [], X, Y)
+    assert imread(tmp_path / "empty.png").shape[0] > 200
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_curves_draw_a_panel_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    drawn = []
+    finish = figures._finish
+    monkeypatch.setattr(figures, "_finish", lambda figure, *rest: (drawn.append(figure), finish(figure, *rest)))
+    series = {f"metric_{index}": [(1, 0.5), (2, math.nan), (3, 0.1 * index)] for index in range(count)}
+    figures.curves(tmp_path / "c.png", series, [("pretrain", 1, 2), ("joint", 3, 3)])
+    panels = [panel for panel in drawn[0].axes if panel.axison]
+    assert [panel.get_title(loc="left") for panel in panels] == [f"metric {index}" for index in range(count)]
+    assert all([text.get_text() for text in panel.texts] == ["pretrain", "joint"] for panel in panels)
+    assert (share(tmp_path / "c.png", figures.TRIAL_COLOR) > 0) == (count > 0)
+
+
+def test_writing_is_atomic_and_makes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "front.png"
+    figures.front(path, POINTS, [0], X, Y)
+    assert [file.name for file in path.parent.iterdir()] == ["front.png"]
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        figures.front(path, POINTS[:1], [0], X, Y)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["front.png"]
+
+
+def test_no_global_style_is_left_behind(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    figures.curves(tmp_path / "c.png", {"loss": [(1, 1.0)]})
+    assert dict(matplotlib.rcParams) == before
