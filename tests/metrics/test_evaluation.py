@@ -1,5 +1,6 @@
 """One call for everything: keys, selection, reuse, the reference explainer, and what must not be disturbed."""
 
+import importlib
 import math
 
 import pytest
@@ -10,9 +11,10 @@ from lsx import metrics
 from lsx.config import Config
 from lsx.data.types import Dataset, Split
 from lsx.errors import ConfigError
-from lsx.metrics import METRICS, evaluation
+from lsx.metrics import METRICS, Score, evaluation, separability
 from lsx.metrics.encoder import cached, encoder, fresh
 
+encoders = importlib.import_module("lsx.metrics.encoder")  # the package has a function of that name
 CLASSES = 3
 LOCAL = ("relevance_mass", "rank_accuracy", "pointing_game")
 SETTINGS = {
@@ -129,6 +131,22 @@ def test_target_is_the_evaluations(dataset: Dataset) -> None:
     ]
     assert values[0]["accuracy"] < 1
     assert values[0]["relevance_mass"] != values[1]["relevance_mass"]
+    assert values[0]["reference_relevance_mass"] != values[1]["reference_relevance_mass"]
+
+
+def test_separability_sees_the_maps_that_its_keys_name(
+    dataset: Dataset, learner: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(separability, "ridge", lambda maps, labels: Score(float(maps.sum())))
+    monkeypatch.setattr(separability, "iies", lambda maps, *rest: Score(float(maps.sum())))
+    config = Config.build(SETTINGS, {"explainer": {"method": "integrated_gradient", "target": "true", "steps": 5}})
+    values = metrics.evaluate(learner, dataset, "test", config)
+    rows = torch.randperm(48, generator=torch.Generator().manual_seed(0))[:45]
+    maps = metrics.explain(learner, dataset.test.take(rows), config.explainer, 20)
+    for name in ("ridge", "iies"):
+        assert values[name] == pytest.approx(float(maps.sample.sum()))
+        assert values[f"{name}_own"] == pytest.approx(float(maps.own.sum()))
+        assert len({values[key] for key in (name, f"{name}_own", f"reference_{name}", f"control_{name}")}) == 4
 
 
 def test_dead_learner_gives_nan_with_reasons(dataset: Dataset) -> None:
@@ -145,7 +163,8 @@ def test_dead_learner_gives_nan_with_reasons(dataset: Dataset) -> None:
 
 def test_nothing_global_is_disturbed(dataset: Dataset, learner: nn.Module) -> None:
     model = fresh("SimpleConvNet", dataset.image_shape, CLASSES, 3, torch.device("cpu")).train()
-    config = Config.build(SETTINGS, {"data.seed": 11})  # a seed that no other test's cache holds
+    config = Config.build(SETTINGS)
+    encoders._cache.clear()
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = metrics.evaluate(model, dataset, "test", config)
@@ -153,6 +172,7 @@ def test_nothing_global_is_disturbed(dataset: Dataset, learner: nn.Module) -> No
     assert model.training
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
     torch.manual_seed(99)
+    encoders._cache.clear()  # what is made anew, from another global state and without gradients, must be the same
     with torch.no_grad():
         assert metrics.evaluate(model, dataset, "test", config) == first
 
