@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     given = {f"data.{name}": getattr(args, name) for name in _SHOWN if hasattr(args, name)}
     for key, value in given.items():
         given[key] = _number(value) if key.endswith(("seed", "fraction")) else value
-    # The smallest critic set: this command shows data, which need not be enough for the default one.
-    config = Config.build(given, {"critic": {"batches": 1, "batch_size": 1}})
+    # Without a critic: the data shown need not be enough for the default critic set.
+    config = Config.build(given, {"stages": ["pretrain"]})
     print(describe(load(config)))
     return 0
 

@@ -129,6 +129,9 @@ class EvaluationConfig(Section):
         "median", description="what a removed pixel becomes, over the evaluation images"
     )
     max_images: Count = Field(1000, description="evaluation images used by the explanation metrics, at most")
+    faithfulness_images: Count = Field(
+        256, description="of these, images for comprehensiveness and sufficiency, at most: 50 forward passes each"
+    )
     batch_size: Count = Field(256, description="images per evaluation batch; bounds memory")
     encoder_epochs: Annotated[int, Field(ge=0)] = Field(
         5, description="epochs of the independent network that encodes explanations for IIES; 0 leaves IIES out"

@@ -10,7 +10,7 @@ from lsx import explainers
 from lsx.config import Config, ExplainerConfig
 from lsx.data.types import Dataset, Split
 from lsx.errors import ConfigError, unknown
-from lsx.explainers import Explainer, IntegratedGradientExplainer
+from lsx.explainers import Explainer
 from lsx.explainers.base import predicted
 from lsx.metrics import faithfulness, localization, separability
 from lsx.metrics.accuracy import accuracy
@@ -21,10 +21,6 @@ from lsx.models import encode, evaluating
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-
-FAITHFULNESS_IMAGES = 256
-"""Faithfulness needs some 50 passes over its images. With this many its standard error on MNIST is below one
-percentage point in probability, about two in accuracy."""
 
 CPU_BATCH = 64
 """Images at a time where grouping does not matter: on a CPU larger batches fall out of its caches and are slower."""
@@ -72,7 +68,7 @@ def evaluate_with_reasons(
     """Metrics of a learner on one split.
 
     Accuracy counts every image. Explanation metrics use the first ``config.evaluation.max_images`` of a shuffle by
-    ``seed``, faithfulness the first :data:`FAITHFULNESS_IMAGES` of these. Nothing global changes: modes of networks
+    ``seed``, faithfulness the first ``config.evaluation.faithfulness_images`` of these. Nothing global changes: modes of networks
     and random states are as before.
 
     Args:
@@ -130,8 +126,7 @@ def reference_config(config: Config) -> ExplainerConfig:
 
 def _attribute(explainer: Explainer, model: nn.Module, images: Tensor, targets: Tensor, batch_size: int) -> Tensor:
     # Captum evaluates all quadrature points of a batch at once: fewer images keep memory as it is elsewhere.
-    points = explainer.config.steps if isinstance(explainer, IntegratedGradientExplainer) else 1
-    size = max(1, _chunk(images, batch_size) // points)
+    size = max(1, _chunk(images, batch_size) // explainer.evaluations)
     return torch.cat(
         [
             explainer.attribute(model, batch, classes, create_graph=False).detach()
@@ -158,7 +153,7 @@ def _faithfulness(
     learner: nn.Module, part: Split, own: Maps, reference: Tensor, config: Config, seed: int
 ) -> dict[str, Score]:
     value = faithfulness.replacement(part.images, config.evaluation.replacement)
-    some = part.take(slice(FAITHFULNESS_IMAGES))
+    some = part.take(slice(config.evaluation.faithfulness_images))
     batch_size = _chunk(part.images, config.evaluation.batch_size)
     subject = faithfulness.subject(learner, some.images, some.labels, value, batch_size)
     scores: dict[str, Score] = {}
