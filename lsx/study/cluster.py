@@ -95,10 +95,10 @@ def survive_out_of_memory() -> None:
     if getattr(original, "survives", False):
         return
 
-    def failed(self: Any, task: Any, exception: Exception) -> None:
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
             exception = RayActorError(error_msg=f"out of memory: {exception}")
-        original(self, task, exception)
+        original(self, tracked_actor_task=tracked_actor_task, exception=exception)
 
     failed.survives = True  # type: ignore[attr-defined]
     manager._actor_task_failed = failed

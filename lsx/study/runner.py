@@ -71,7 +71,7 @@ def run(
     gpus_per_trial: float | None = None,
     fresh: bool = False,
     display: Display | None = None,
-    trainable: Callable[[Mapping[str, Any]], None] = run_trial,
+    trainable: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> StudyResult:
     """Run a study, or continue it: the journal in its folder knows how far it is.
 
@@ -82,7 +82,7 @@ def run(
         trials, max_concurrent, gpus_per_trial: instead of the study's own.
         fresh: set an earlier study of this name aside, and start over.
         display: where to show progress.
-        trainable: what runs one assignment, see :func:`lsx.study.trial.run_trial`.
+        trainable: what runs one assignment; :func:`lsx.study.trial.run_trial` by default.
 
     Raises:
         StudyError: one line: what is wrong, and what to do.
@@ -98,7 +98,9 @@ def run(
         ledger = Ledger(spec, place.journal, trials)
         watch = Watch()
         stack.enter_context(signals(watch))
-        driver = _Driver(spec, place, ledger, uri, watch, stack.enter_context(display or Display()), trainable)
+        driver = _Driver(
+            spec, place, ledger, uri, watch, stack.enter_context(display or Display()), trainable or run_trial
+        )
         return driver.run(aside)
 
 
@@ -143,8 +145,10 @@ class _Driver:
         with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
             # A new SQLite store takes seconds, as Ray does.
             opening = pool.submit(self._track)
-            stack.enter_context(signals_kept(cluster.started()))
-            self.recorder = opening.result()
+            try:
+                stack.enter_context(signals_kept(cluster.started()))
+            finally:
+                self.recorder = opening.result()
             self.recorder.rescue()
             self.watch.check()
             before = len(self.ledger.orphans)

@@ -102,7 +102,7 @@ class _Reporter:
 
 def draw(learner: nn.Module, stage: str, config: Config, dataset: Dataset, folder: Path) -> None:
     """Add a column of explanations to the trial's picture: the same validation images after every stage."""
-    examples = dataset.validation.take(slice(EXAMPLES))
+    examples = dataset.validation.take(_examples(dataset.validation))
     store = folder / "explanations.pt"
     columns: dict[str, Tensor] = {}
     if store.is_file():
@@ -116,6 +116,14 @@ def draw(learner: nn.Module, stage: str, config: Config, dataset: Dataset, folde
     masks = None if examples.masks is None else examples.masks.cpu()
     title = f"{config.explainer.method}, validation images"
     figures.explanations(folder / PICTURE, images, columns, masks=masks, title=title)
+
+
+def _examples(split: Split) -> Tensor:
+    """Rows of one image each of some classes."""
+    first: dict[int, int] = {}
+    for row, label in enumerate(split.labels.tolist()):
+        first.setdefault(label, row)
+    return torch.tensor(sorted(first.values())[:EXAMPLES], device=split.labels.device)
 
 
 def _explain(learner: nn.Module, config: Config, examples: Split) -> Tensor:
@@ -150,7 +158,15 @@ def _device(wanted: str) -> str:
 def _load(config: Config) -> Dataset:
     """The dataset, kept by the worker from trial to trial; training does not write to it."""
     critic = config.critic
-    parts = (config.data, config.uses_critic, critic.batches, critic.batch_size, critic.images, critic.set, config.device)
+    parts = (
+        config.data,
+        config.uses_critic,
+        critic.batches,
+        critic.batch_size,
+        critic.images,
+        critic.set,
+        config.device,
+    )
     key = repr(parts)
     if key not in _loaded:
         _loaded.clear()

@@ -1,0 +1,157 @@
+"""What stands in MLflow afterwards, in a real SQLite store, read through MLflow's own client."""
+
+import math
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lsx.errors import StudyError
+from lsx.study import quiet
+
+quiet.prepare()
+
+from mlflow import MlflowClient  # noqa: E402
+
+from lsx.study.tracking import PARENT, Tracker, default_uri, ui_line  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One store for all tests, each with its own experiment: making it takes seconds."""
+    return default_uri(tmp_path_factory.mktemp("store") / "new" / "folder")
+
+
+@pytest.fixture
+def make(uri: str, tmp_path: Path) -> Callable[..., Tracker]:
+    experiment = uuid.uuid4().hex
+
+    def tracker(identity: str = "study-a", place: str = "here", keep: set[str] | None = None) -> Tracker:
+        tracker = Tracker(uri, experiment, identity, tmp_path / place)
+        tracker.open_study("name", {"lsx.question": "why?"}, keep or set())
+        return tracker
+
+    return tracker
+
+
+def child(tracker: Tracker, number: int = 0, run_id: str | None = None, **params: Any) -> str:
+    again = number > 0 or run_id is not None
+    return tracker.open_trial(number, f"00{number} name", run_id, params, {"lsx.role": "search"}, again=again)
+
+
+def run(tracker: Tracker, run_id: str) -> Any:
+    return MlflowClient(tracking_uri=tracker.uri).get_run(run_id)
+
+
+def test_a_study_and_its_trial(make: Callable[..., Tracker], tmp_path: Path) -> None:
+    tracker = make()
+    params = {f"key.{index}": index for index in range(150)} | {"long": "x" * 9000, "list": ["pretrain", "joint"]}
+    trial = child(tracker, **params)
+    tracker.log(trial, {"joint/loss": 0.5, "joint/nan": math.nan}, 3, {"lsx.status": "complete"})
+    tracker.log(trial, {"joint/loss": 0.25}, 4)
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    tracker.attach(trial, tmp_path / "config.yaml")
+    tracker.attach(trial, tmp_path / "missing.png")
+    tracker.end(trial, "FINISHED")
+    tracker.end(tracker.parent, "FINISHED")
+    parent, made = run(tracker, tracker.parent), run(tracker, trial)
+    assert (parent.info.run_name, parent.info.status) == ("name", "FINISHED")
+    assert parent.data.tags["lsx.question"] == "why?"
+    assert (made.info.run_name, made.info.status) == ("000 name", "FINISHED")
+    assert made.data.tags[PARENT] == tracker.parent
+    assert made.data.tags["lsx.status"] == "complete"
+    assert made.data.params["key.149"] == "149"
+    assert made.data.params["list"] == "['pretrain', 'joint']"
+    assert len(made.data.params) == 152
+    client = MlflowClient(tracking_uri=tracker.uri)
+    assert [(m.step, m.value) for m in client.get_metric_history(trial, "joint/loss")] == [(3, 0.5), (4, 0.25)]
+    assert [artifact.path for artifact in client.list_artifacts(trial)] == ["config.yaml"]
+    assert "/new/folder/mlartifacts/" in made.info.artifact_uri  # beside the database
+
+
+def test_a_restart_continues_the_same_runs(make: Callable[..., Tracker]) -> None:
+    before = make()
+    trial = child(before, a=1)
+    before.end(trial, "KILLED")
+    before.end(before.parent, "KILLED")
+    after = make(keep={trial})
+    assert after.parent == before.parent
+    assert child(after, run_id=trial, a=1) == trial
+    assert run(after, trial).info.status == run(after, after.parent).info.status == "RUNNING"
+
+
+def test_a_run_whose_id_was_never_recorded_is_found(make: Callable[..., Tracker]) -> None:
+    tracker = make()
+    assert child(tracker, 1) == child(tracker, 1)
+    assert child(tracker, 1) != child(tracker, 2)
+
+
+def test_a_run_that_is_not_there_any_more_is_made_anew(make: Callable[..., Tracker]) -> None:
+    tracker = make()
+    gone = child(tracker)
+    MlflowClient(tracking_uri=tracker.uri).delete_run(gone)
+    fresh = child(tracker, run_id=gone)
+    assert fresh != gone
+    assert child(tracker, run_id="0" * 32) not in (gone, fresh)
+    assert run(tracker, fresh).info.status == "RUNNING"
+
+
+def test_orphans_of_this_folder_are_ended_and_others_left_alone(make: Callable[..., Tracker]) -> None:
+    before = make("study-a")
+    orphan, continued = child(before, 1), child(before, 2)
+    elsewhere = make("study-b", place="there")
+    other = child(elsewhere, 1)
+    after = make("study-c", keep={continued})  # --fresh: another study in the same folder
+    states = {
+        name: run(after, one).info.status
+        for name, one in {
+            "orphan": orphan,
+            "old parent": before.parent,
+            "continued": continued,
+            "other": other,
+            "other parent": elsewhere.parent,
+            "parent": after.parent,
+        }.items()
+    }
+    assert states == {
+        "orphan": "KILLED",
+        "old parent": "KILLED",
+        "continued": "RUNNING",
+        "other": "RUNNING",
+        "other parent": "RUNNING",
+        "parent": "RUNNING",
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://127.0.0.1:9", "no server answers there"),
+        ("nonsense://x", "unsupported URI|scheme"),
+        ("sqlite:////proc/none/mlflow.db", "No such file"),
+        ("mlruns", "database backend"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_one_line(
+    uri: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StudyError, match=message) as caught:
+        Tracker(uri, "x", "id", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert uri in str(caught.value)
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy(uri: str, tmp_path: Path) -> None:
+    client = MlflowClient(tracking_uri=uri)
+    client.delete_experiment(identity := client.create_experiment("gone"))
+    with pytest.raises(StudyError, match=f"was deleted.*--experiment-id {identity}"):
+        Tracker(uri, "gone", "id", tmp_path)
+
+
+def test_the_line_that_opens_the_results() -> None:
+    assert ui_line("sqlite:////a/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////a/mlflow.db"
+    assert ui_line("http://host:5000") == "http://host:5000"
