@@ -286,7 +286,7 @@ def test_the_studies_that_come_along_are_sound(profile):
         ("accuracy", "maximize"),
         ("reference_relevance_mass", "minimize"),
     ]
-    assert set(spec.reference_trials) == {"baseline", "published"}
+    assert list(spec.reference_trials)[:2] == ["baseline", "published"]
     assert spec.configure(spec.reference_trials["baseline"]).stages == ("pretrain",)
     published = spec.configure(spec.reference_trials["published"])
     assert (published.loss.lambda_c, published.loss.lambda_e, published.loss.lambda_ft) == (1, 100, 100)
