@@ -116,6 +116,9 @@ class StageConfig(Section):
     batch_size: Count = 32
     optimizer: OptimizerName = "adadelta"
     learning_rate: LearningRate = 0.05
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine: the learning rate falls to 0 over the stage's steps (Loshchilov & Hutter 2017)"
+    )
 
 
 class EvaluationConfig(Section):

@@ -136,7 +136,9 @@ class Trainer:
         rows = torch.randperm(len(self.dataset.train), generator=batches).to(self.device)
         totals: dict[str, Tensor] = {}
         chunks = rows.split(settings.batch_size)
-        for chunk in chunks:
+        for index, chunk in enumerate(chunks):
+            done = (epoch - 1 + index / len(chunks)) / settings.epochs
+            _set_learning_rate(optim, settings, done)
             optim.zero_grad()
             for name, value in step(chunk).items():
                 totals[name] = totals[name] + value if name in totals else value
@@ -275,6 +277,13 @@ def resolve_device(name: str) -> torch.device:
     if (device.index or 0) >= there:
         raise ConfigError(f"device = {name!r} is not on this machine; it has {torch.cuda.device_count()} CUDA GPUs")
     return device
+
+
+def _set_learning_rate(optim: torch.optim.Optimizer, settings: StageConfig, done: float) -> None:
+    """The schedule as a function of the share of the stage that is done: nothing to store, nothing to resume."""
+    if settings.schedule == "cosine":
+        for group in optim.param_groups:
+            group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
 def _isolated_randomness(device: torch.device) -> Any:

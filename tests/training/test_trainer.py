@@ -1,5 +1,6 @@
 """Stages, knobs, resumption: on real images, with a network small enough to be quick."""
 
+import math
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ BASE = Config.build(
         "critic": {"batches": 3, "batch_size": 16, "optimizer": "adam", "learning_rate": 0.01},
         "loss": {"lambda_e": 5.0, "lambda_ft": 20.0},
         "explainer.steps": 3,
+        "finetune.schedule": "cosine",
         "evaluation.max_images": 50,
         **{f"{stage}.epochs": 2 for stage in ("pretrain", "joint", "finetune")},
         **{f"{stage}.learning_rate": 0.05 for stage in ("pretrain", "joint", "finetune")},
@@ -77,6 +79,9 @@ def test_training_is_deterministic_and_leaves_the_callers_randomness_alone(refer
         {"pretrain.epochs": 3},
         {"joint.epochs": 1},
         {"finetune.epochs": 1},
+        {"pretrain.schedule": "cosine"},
+        {"joint.schedule": "cosine"},
+        {"finetune.schedule": "constant"},
         {"seed": 4},
         {"data.seed": 1},
         {"data.few_shot_fraction": 0.05},
@@ -120,6 +125,18 @@ def test_lambda_e_zero_ignores_the_critic_and_its_set() -> None:
     for knob in ({"critic.learning_rate": 1.0}, {"critic.batches": 2}, {"critic.images": "clean"}):
         assert same(train(off, knob), plain)
     assert same(train(off, {"explainer.method": "gradcam"}), plain)
+
+
+def test_cosine_schedule_falls_from_the_learning_rate_to_zero() -> None:
+    cosine = {"stages": ["pretrain"], "pretrain": {"epochs": 3, "schedule": "cosine", "learning_rate": 0.1}}
+    rates: list[float] = []
+    Trainer(
+        Config.build(BASE, cosine),
+        callback=lambda report: rates.append(report.checkpoint()["optimizer"]["param_groups"][0]["lr"]),
+    ).run()
+    steps = 4  # 120 images in batches of 32
+    expected = [0.05 * (1 + math.cos(math.pi * (epoch * steps - 1) / (3 * steps))) for epoch in (1, 2, 3)]
+    assert rates == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
