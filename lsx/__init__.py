@@ -1,7 +1,7 @@
 """CNN-LSX, *Learning by Self-Explaining* (arXiv 2309.08395): a learner taught by a critic of its explanations."""
 
 from lsx import data, explainers, metrics, models
-from lsx.config import Config
+from lsx.config import STAGES, Config
 from lsx.data import Dataset, Split
 from lsx.data import load as load_data
 from lsx.errors import LSXError
@@ -13,6 +13,7 @@ from lsx.training import Report, Trainer, fit, load_learner
 __version__ = "0.1.0"
 
 __all__ = [
+    "STAGES",
     "Config",
     "Dataset",
     "Explainer",

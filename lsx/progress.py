@@ -14,8 +14,9 @@ class Progress:
     """A callback that shows stage, epoch, losses and ETA; plain lines where the output is no terminal.
 
     Example:
-        >>> with Progress() as progress:
-        ...     learner = fit(config, dataset, progress)
+        >>> learner = fit(config, dataset, Progress())
+
+    As a context manager it leaves the terminal in order also after an exception.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -25,8 +26,7 @@ class Progress:
         self._task = self._bar.add_task("starting", total=None, note="")
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self._bar.start()
+        self._show()
         return self
 
     def __exit__(
@@ -37,11 +37,18 @@ class Progress:
     def __call__(self, report: Report) -> None:
         """Show one finished epoch."""
         note = _note(report)
+        self._show()
         self._bar.update(self._task, description=report.stage, completed=report.position, total=report.total, note=note)
+        if report.position == report.total:
+            self._bar.stop()
         if not self.console.is_terminal:
             place = f"{report.position}/{report.total} {report.stage} {report.epoch}/{report.epochs}"
             left = report.seconds * (report.epochs - report.epoch)
             self.console.print(f"{place}  {note}  {report.seconds:.1f} s, {left:.0f} s left in stage", soft_wrap=True)
+
+    def _show(self) -> None:
+        if self.console.is_terminal:
+            self._bar.start()
 
 
 def _note(report: Report) -> str:

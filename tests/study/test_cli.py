@@ -93,6 +93,6 @@ def test_flags(capsys: pytest.CaptureFixture[str], flag: str, value: str, messag
 def test_the_script_itself(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tune.py"), "--study", "nope"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.returncode, result.stdout) == (2, "lsx: starting\n")
     assert result.stderr.startswith("lsx: unknown study 'nope'")
     assert result.stderr.count("\n") == 1

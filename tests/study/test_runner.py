@@ -17,7 +17,7 @@ quiet.prepare()
 from mlflow import MlflowClient  # noqa: E402
 
 from lsx.errors import StudyError  # noqa: E402
-from lsx.study import cluster  # noqa: E402
+from lsx.study import cluster, runner  # noqa: E402
 from lsx.study.display import Display  # noqa: E402
 from lsx.study.runner import StudyResult, run  # noqa: E402
 from lsx.study.spec import Resources  # noqa: E402
@@ -90,6 +90,24 @@ def _go_on(first: StudyResult, monkeypatch: pytest.MonkeyPatch) -> None:
     parents = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
     assert sorted(one.info.status for one in parents) == ["FINISHED", "KILLED"]
     assert len(runs) == 2 + 6
+
+
+def test_a_fault_in_the_middle_is_one_line_that_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def search(self: Any) -> int:
+        self.watch.run(lambda: tracking_is_gone())
+        self.watch.check()
+        return 0
+
+    def tracking_is_gone() -> None:
+        raise StudyError("MLflow cannot be used")
+
+    monkeypatch.setattr(runner._Driver, "_search", search)
+    with pytest.raises(StudyError, match="^MLflow cannot be used; nothing is lost: the same command continues"):
+        run(fakes.spec())
 
 
 @pytest.fixture

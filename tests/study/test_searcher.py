@@ -21,59 +21,9 @@ from ray.air.execution._internal.actor_manager import RayActorManager  # noqa: E
 from ray.exceptions import OutOfMemoryError  # noqa: E402
 
 from lsx.study.cluster import survive_out_of_memory  # noqa: E402
-from lsx.study.folder import CHECKPOINT, StudyFolder  # noqa: E402
-from lsx.study.ledger import Ledger  # noqa: E402
-from lsx.study.recorder import Recorder  # noqa: E402
+from lsx.study.folder import CHECKPOINT  # noqa: E402
 from lsx.study.searcher import Halt, Halving, Recording, Searcher, Watch, rungs  # noqa: E402
-
-
-class FakeTracker:
-    """Remembers what it is told, and how the journal stood when a run was ended."""
-
-    uri, parent = "fake://", "parent"
-
-    def __init__(self) -> None:
-        self.states: dict[str, str] = {"parent": "RUNNING"}
-        self.metrics: dict[str, list[tuple[str, float, int]]] = {}
-        self.tags: dict[str, dict[str, Any]] = {}
-        self.journal_at_end: list[TrialState] = []
-        self.ledger: Ledger
-
-    def open_trial(self, number: int, name: str, run_id: str | None, params: Any, tags: Any, again: bool) -> str:
-        run_id = run_id or f"run{number}"
-        self.states[run_id] = "RUNNING"
-        return run_id
-
-    def log(self, run_id: str, metrics: dict[str, float], step: int = 0, tags: dict[str, Any] | None = None) -> None:
-        self.metrics.setdefault(run_id, []).extend((name, value, step) for name, value in metrics.items())
-        self.tags.setdefault(run_id, {}).update(tags or {})
-
-    def attach(self, *_: Any) -> None: ...
-
-    def end(self, run_id: str, ending: str) -> None:
-        self.states[run_id] = ending
-        if run_id != self.parent:
-            self.journal_at_end.append(self.ledger.trial(int(run_id.removeprefix("run"))).state)
-
-
-def driver(path: Path, spec: StudySpec | None = None, trials: int | None = None) -> Recorder:
-    """A driver just started on a study's folder."""
-    folder = StudyFolder(path, "fake")
-    folder.path.mkdir(exist_ok=True)
-    tracker: Any = FakeTracker()
-    tracker.ledger = Ledger(spec or fakes.spec(), folder.journal, trials)
-    return Recorder(tracker.ledger, tracker, folder)
-
-
-def begin(recorder: Recorder) -> dict[str, Any]:
-    assignment = recorder.begin()
-    assert assignment is not None
-    recorder.started(assignment["number"])
-    return assignment
-
-
-def states(recorder: Recorder) -> list[str]:
-    return [trial.state.name for trial in recorder.ledger.study.get_trials()]
+from tests.study.drivers import begin, driver, states  # noqa: E402
 
 
 def test_references_come_first_and_nothing_is_sampled_for_them(tmp_path: Path) -> None:
@@ -145,7 +95,8 @@ def test_reports_reach_tracker_journal_and_display_once(tmp_path: Path) -> None:
     number = begin(recorder)["number"]
     recorder.report(number, fakes.report(3, critic_loss_last_to_chance=0.9))
     recorder.report(number, fakes.report(4))
-    recorder.report(number, fakes.report(4))  # a worker lost after its report says it again
+    for position in (4, 3):  # a worker lost after its report says it again
+        recorder.report(number, fakes.report(position))
     losses = [(name, step) for name, _, step in tracker.metrics["run0"]]
     assert losses == [("joint/loss", 3), ("joint/critic_loss_last_to_chance", 3), ("finetune/loss", 4)]
     view = recorder.snapshot().trials[0]
@@ -186,6 +137,14 @@ def test_a_half_made_suggestion_is_completed(tmp_path: Path) -> None:
     assert {"loss.lambda_e", "critic.optimizer"} < params.keys()
 
 
+def test_a_started_trial_keeps_its_configuration(tmp_path: Path) -> None:
+    settings = fakes.CONTENT["settings"]
+    first = begin(driver(tmp_path, fakes.spec(settings={**settings, "device": "cpu"})))
+    after = driver(tmp_path, fakes.spec(settings={**settings, "device": "auto"}))  # what may change between two runs
+    assert begin(after)["config"] == first["config"]
+    assert begin(after)["config"]["device"] == "auto"
+
+
 def test_too_many_starts_fail_a_trial_but_interruptions_do_not_count(tmp_path: Path) -> None:
     for _ in range(3):
         recorder = driver(tmp_path)
@@ -201,13 +160,26 @@ def test_too_many_starts_fail_a_trial_but_interruptions_do_not_count(tmp_path: P
     assert last.ledger.trial(0).user_attrs["reason"].startswith("started 2 times without finishing")
 
 
+def test_an_interruption_counts_for_no_trial_even_when_the_tracker_is_gone(tmp_path: Path) -> None:
+    recorder = driver(tmp_path)
+    begin(recorder), begin(recorder)
+
+    def gone(*_: Any) -> None:
+        raise StudyError("gone")
+
+    recorder.tracker.end = gone  # type: ignore[method-assign]
+    with pytest.raises(StudyError):
+        recorder.interrupt()
+    assert [recorder.ledger.trial(number).user_attrs["attempts"] for number in (0, 1)] == [0, 0]
+
+
 def test_a_restart_does_not_repeat_suggestions(tmp_path: Path) -> None:
-    spec = fakes.spec(reference_trials={}, sampler={"type": "random"})
-    weights = [begin(driver(tmp_path, spec, trials=9))["config"]["loss"]["lambda_e"] for _ in range(2)]
-    first = driver(tmp_path, spec)
+    spec = fakes.spec(reference_trials={}, sampler={"type": "random"}, budget={"trials": 9, "attempts": 9})
+    weights = [begin(driver(tmp_path, spec))["config"]["loss"]["lambda_e"] for _ in range(2)]
     assert weights[0] == weights[1]  # the second driver takes up the first one's trial
-    begin(first)
-    assert begin(first)["config"]["loss"]["lambda_e"] != weights[0]
+    third = driver(tmp_path, spec)
+    assert [begin(third)["number"], (new := begin(third))["number"]] == [0, 1]
+    assert new["config"]["loss"]["lambda_e"] != weights[0]
 
 
 def test_another_declaration_is_refused(tmp_path: Path) -> None:
