@@ -32,7 +32,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._hide()
 
     def __call__(self, report: Report) -> None:
         """Show one finished epoch."""
@@ -40,7 +40,7 @@ class Progress:
         self._show()
         self._bar.update(self._task, description=report.stage, completed=report.position, total=report.total, note=note)
         if report.position == report.total:
-            self._bar.stop()
+            self._hide()
         if not self.console.is_terminal:
             place = f"{report.position}/{report.total} {report.stage} {report.epoch}/{report.epochs}"
             left = report.seconds * (report.epochs - report.epoch)
@@ -49,6 +49,10 @@ class Progress:
     def _show(self) -> None:
         if self.console.is_terminal:
             self._bar.start()
+
+    def _hide(self) -> None:
+        if self.console.is_terminal:
+            self._bar.stop()
 
 
 def _note(report: Report) -> str:
