@@ -3,9 +3,13 @@
 import sys
 
 if __name__ == "__main__":
-    if sys.stdout.isatty():  # the imports take seconds
+    if not {"-h", "--help"} & {*sys.argv}:  # the imports take seconds
         sys.stdout.write("lsx: starting\n")
         sys.stdout.flush()
-    from lsx.study.cli import main
+    try:
+        from lsx.study.cli import main
 
-    sys.exit(main())
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

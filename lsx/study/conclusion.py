@@ -15,6 +15,7 @@ from lsx.study.folder import CHECKPOINT
 from lsx.study.recorder import Recorder
 from lsx.study.spec import StudySpec
 from lsx.training import load_learner
+from lsx.training.trainer import resolve_device
 
 
 def conclude(recorder: Recorder, say: Callable[[str], None], check: Callable[[], None], ui_line: str) -> Any:
@@ -58,7 +59,7 @@ def _test(recorder: Recorder, trial: FrozenTrial) -> None:
     path = recorder.folder.path / trial.user_attrs.get("checkpoint", CHECKPOINT)
     try:
         config = Config.build(trial.user_attrs["config"])
-        dataset = data.load(config)
+        dataset = data.load(config).to(resolve_device(config.device))
         learner, _ = load_learner(path, dataset)
     except (CheckpointError, ConfigError, DataError) as error:
         recorder.tracker.log(trial.user_attrs["run_id"], {}, tags={"lsx.untested": error})

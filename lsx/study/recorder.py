@@ -113,12 +113,12 @@ class Recorder:
 
     def interrupt(self) -> None:
         """End this driver's part: running trials wait, with their checkpoints, for the next one."""
-        for number in self.running:
+        interrupted = self.running
+        for number in interrupted:
             self.ledger.note(number, attempts=max(0, self._attribute(number, "attempts", 0) - 1))
             self._keep_checkpoint(number)
-            self.tracker.end(self._run(number), "KILLED")
-        for number in self.ledger.orphans:
-            if run_id := self._attribute(number, "run_id", None):
+        for number in (*interrupted, *self.ledger.orphans):
+            if run_id := self._run(number):
                 self.tracker.end(run_id, "KILLED")
         self.tracker.end(self.tracker.parent, "KILLED")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from lsx.errors import LSXError
+from lsx.errors import LSXError, StudyError
 from lsx.study import quiet
 from lsx.study.display import Display
 from lsx.study.folder import StudyFolder
@@ -131,8 +131,10 @@ class _Driver:
             report = self._conclude()
         except (Halt, KeyboardInterrupt):
             self._interrupt()
-            if self.watch.fault is not None:
-                raise self.watch.fault from None
+            if isinstance(fault := self.watch.fault, LSXError):
+                raise StudyError(f"{fault}; nothing is lost: the same command continues the study") from fault
+            if fault is not None:
+                raise fault from None
             return self._result("interrupted", started, None, aside)
         except BaseException:
             self._interrupt()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lsx import data, explainers, figures, metrics
 from lsx.config import Config
 from lsx.data import Dataset, Split
-from lsx.errors import LSXError
+from lsx.errors import CheckpointError, LSXError
 from lsx.models import evaluating
 from lsx.study.folder import CHECKPOINT, PICTURE
 from lsx.training import Report, Trainer, checkpoint
@@ -135,18 +135,24 @@ def _explain(learner: nn.Module, config: Config, examples: Split) -> Tensor:
 
 
 def _trainer(config: Config, dataset: Dataset, callback: _Reporter, path: str | None) -> Trainer:
-    """A trainer from the newest checkpoint: Tune's own after a crash of the worker, else the one assigned."""
-    newest = tune.get_checkpoint()
-    if newest is not None:
-        with newest.as_directory() as folder:
-            state = checkpoint.load(Path(folder) / CHECKPOINT)
-    elif path is not None:
-        state = checkpoint.load(path)
-    else:
+    """A trainer from the newest checkpoint; a damaged one costs time only, since training is deterministic."""
+    state = None
+    with contextlib.suppress(CheckpointError):
+        state = _state(path)
+    if state is None:
         return Trainer(config, dataset, callback)
     # The device may be another one than before; all other settings are sealed.
     state["config"]["device"] = config.device
     return Trainer.resume(state, dataset, callback)
+
+
+def _state(path: str | None) -> dict[str, Any] | None:
+    """Tune's own checkpoint after a crash of the worker, else the one that was assigned."""
+    newest = tune.get_checkpoint()
+    if newest is None:
+        return None if path is None else checkpoint.load(path)
+    with newest.as_directory() as folder:
+        return checkpoint.load(Path(folder) / CHECKPOINT)
 
 
 def _device(wanted: str) -> str:

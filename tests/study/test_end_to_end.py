@@ -33,7 +33,7 @@ def test_killed_resumed_and_complete(tmp_path: Path) -> None:
     assert resumed.wait(240) == 0, (tmp_path / "stderr.txt").read_text()
     assert (tmp_path / "stderr.txt").read_text() == ""
     output = (tmp_path / "stdout.txt").read_text()
-    for phrase in ("Pareto front", "best.yaml", "mlflow ui --backend-store-uri sqlite:///", "--trials 6"):
+    for phrase in ("Pareto front", "best.yaml", "mlflow ui --backend-store-uri sqlite:///", "--trials 8"):
         assert phrase in " ".join(output.split())
     _check_journal(folder, left)
     _check_runs(tmp_path, folder)
