@@ -68,8 +68,8 @@ def evaluate_with_reasons(
     """Metrics of a learner on one split.
 
     Accuracy counts every image. Explanation metrics use the first ``config.evaluation.max_images`` of a shuffle by
-    ``seed``, faithfulness the first ``config.evaluation.faithfulness_images`` of these. Nothing global changes: modes of networks
-    and random states are as before.
+    ``seed``, faithfulness the first ``config.evaluation.faithfulness_images`` of these. Nothing global changes: modes
+    of networks and random states are as before.
 
     Args:
         learner: images (B, C, H, W) to log-probabilities (B, K); its device is used.

@@ -64,6 +64,7 @@ def _run(args: argparse.Namespace) -> int:
         gpus_per_trial=args.gpus_per_trial,
         fresh=args.fresh,
         display=display,
+        command=_command(without=("--fresh", "--trials")),
     )
     if result.aside:
         _say(f"lsx: the earlier study lies in {result.aside}", display.console)
@@ -85,8 +86,23 @@ def _say(line: str, console: Console) -> None:
 
 
 def _resume_line(result: "StudyResult") -> str:
-    command = shlex.join([arg for arg in sys.orig_argv[1:] if arg != "--fresh"])
-    return f"lsx: interrupted after {result.finished} of {result.planned} trials; continue with: python {command}"
+    command = _command(without=("--fresh",))
+    return f"lsx: interrupted after {result.finished} of {result.planned} trials; continue with: {command}"
+
+
+def _command(without: tuple[str, ...]) -> str:
+    """The running command line less some flags and their values."""
+    words: list[str] = []
+    value_follows = False
+    for word in sys.orig_argv[1:]:
+        flag = word.split("=", 1)[0]
+        if flag in without:
+            value_follows = flag == "--trials" and "=" not in word
+        elif value_follows:
+            value_follows = False
+        else:
+            words.append(word)
+    return f"python {shlex.join(words)}"
 
 
 def _at_least_one(text: str) -> int:

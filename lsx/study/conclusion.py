@@ -18,7 +18,9 @@ from lsx.training import load_learner
 from lsx.training.trainer import resolve_device
 
 
-def conclude(recorder: Recorder, say: Callable[[str], None], check: Callable[[], None], ui_line: str) -> Any:
+def conclude(
+    recorder: Recorder, say: Callable[[str], None], check: Callable[[], None], ui_line: str, command: str | None = None
+) -> Any:
     """Test, choose, draw and tag; end the study's run.
 
     Args:
@@ -26,6 +28,7 @@ def conclude(recorder: Recorder, say: Callable[[str], None], check: Callable[[],
         say: shows what is happening.
         check: called between two steps; may raise to interrupt.
         ui_line: command that opens MLflow's UI.
+        command: what continues the study in a shell.
 
     Returns:
         What to show a person at the end.
@@ -51,7 +54,7 @@ def conclude(recorder: Recorder, say: Callable[[str], None], check: Callable[[],
             tracker.attach(tracker.parent, file)
     tracker.log(tracker.parent, _summary(view, spec), tags={"lsx.answer": results.answer(view, spec)})
     tracker.end(tracker.parent, "FINISHED")
-    return results.closing(view, spec, folder.path, tracker.uri, ui_line)
+    return results.closing(view, spec, folder.path, tracker.uri, ui_line, command)
 
 
 def _test(recorder: Recorder, trial: FrozenTrial) -> None:

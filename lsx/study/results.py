@@ -54,13 +54,18 @@ def baseline(study: optuna.Study, spec: StudySpec) -> FrozenTrial | None:
 def choose(study: optuna.Study, spec: StudySpec) -> FrozenTrial | None:
     """The front's knee: the trial nearest to the ideal point.
 
-    The ideal point has the front's best value of every objective; each objective is scaled to its range
-    over the front. Ties go to the higher validation accuracy, then to the earlier trial.
+    Where trials of the front beat the baseline (no objective worse, one better), the choice is among these alone: no
+    gain in one objective makes up for a loss in another that could be avoided. The ideal point has the candidates'
+    best value of every objective; each objective is scaled to its range over them. Ties go to the higher validation
+    accuracy, then to the earlier trial.
 
     Returns:
         None without a complete trial.
     """
-    trials = front(study, spec)
+    first, trials = baseline(study, spec), front(study, spec)
+    if first is not None:
+        bar = _losses(first, spec)
+        trials = [trial for trial in trials if _dominates(_losses(trial, spec), bar)] or trials
     losses = [_losses(trial, spec) for trial in trials]
     lows, highs = ([pick(column) for column in zip(*losses, strict=True)] for pick in (min, max))
 
@@ -117,7 +122,12 @@ def write_best(study: optuna.Study, spec: StudySpec, folder: str | Path) -> Path
 
 
 def closing(
-    study: optuna.Study, spec: StudySpec, folder: str | Path, tracking_uri: str, ui_line: str
+    study: optuna.Study,
+    spec: StudySpec,
+    folder: str | Path,
+    tracking_uri: str,
+    ui_line: str,
+    command: str | None = None,
 ) -> RenderableType:
     """All that is said at the end: the table, the answer, and the commands that go on from there.
 
@@ -125,9 +135,10 @@ def closing(
         folder: of the study; the chosen configuration is in its ``best.yaml``.
         tracking_uri: where results are tracked.
         ui_line: command that opens them.
+        command: what continues the study in a shell; :attr:`StudySpec.command` by default.
     """
     best = Path(folder) / "best.yaml"
-    more = f"{spec.command} --trials {2 * max(spec.budget.trials, len(study.get_trials(deepcopy=False)))}"
+    more = f"{command or spec.command} --trials {2 * max(spec.budget.trials, len(study.get_trials(deepcopy=False)))}"
     lines = {"results tracked in": tracking_uri, "open them": ui_line, "extend the study": more}
     if choose(study, spec) is None:
         return Group(Text("No trial completed, so there is no front.", style="red"), _pairs(lines))
@@ -135,7 +146,7 @@ def closing(
         "chosen configuration": str(best),
         "train with it again": f"python -m lsx train --config {shlex.quote(str(best))}",
     } | lines
-    note = "← nearest to the ideal point of the front"
+    note = "← chosen: nearest to the ideal point, among trials that beat the baseline if there are any"
     if any("test" in trial.user_attrs for trial in front(study, spec)):
         note += "; second line of a cell: the same on test data"
     return Group(table(study, spec), Text(note, style="dim"), Text(), Text(answer(study, spec)), Text(), _pairs(lines))

@@ -72,6 +72,7 @@ def run(
     fresh: bool = False,
     display: Display | None = None,
     trainable: Callable[[Mapping[str, Any]], None] | None = None,
+    command: str | None = None,
 ) -> StudyResult:
     """Run a study, or continue it: the journal in its folder knows how far it is.
 
@@ -83,6 +84,7 @@ def run(
         fresh: set an earlier study of this name aside, and start over.
         display: where to show progress.
         trainable: what runs one assignment; :func:`lsx.study.trial.run_trial` by default.
+        command: what continues the study in a shell, for the closing words; ``spec.command`` by default.
 
     Raises:
         StudyError: one line: what is wrong, and what to do.
@@ -101,6 +103,7 @@ def run(
         driver = _Driver(
             spec, place, ledger, uri, watch, stack.enter_context(display or Display()), trainable or run_trial
         )
+        driver.command = command
         return driver.run(aside)
 
 
@@ -120,6 +123,7 @@ class _Driver:
         self.spec, self.folder, self.ledger, self.uri = spec, folder, ledger, uri
         self.watch, self.display, self.trainable = watch, display, trainable
         self.recorder: Recorder | None = None
+        self.command: str | None = None
         self._shown = 0.0
 
     def run(self, aside: Path | None) -> StudyResult:
@@ -206,7 +210,7 @@ class _Driver:
     def _conclude(self) -> Any:
         self.recorder = self.recorder or self._track()
         self.display.update(self.recorder.snapshot())
-        report = conclusion.conclude(self.recorder, self._say, self.watch.check, ui_line(self.uri))
+        report = conclusion.conclude(self.recorder, self._say, self.watch.check, ui_line(self.uri), self.command)
         self.folder.discard_scratch()
         return report
 

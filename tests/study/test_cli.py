@@ -1,6 +1,7 @@
 """A user's mistakes at ``tune.py``: one line on stderr, status 2, before anything starts."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,18 @@ def test_the_script_itself(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (2, "lsx: starting\n")
     assert result.stderr.startswith("lsx: unknown study 'nope'")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        ("tune.py --study s --trials 5 --folder f", "python tune.py --study s --folder f"),
+        ("tune.py --trials=5 --fresh --study s", "python tune.py --study s"),
+        ("tune.py --study 'my study.yaml'", "python tune.py --study 'my study.yaml'"),
+    ],
+)
+def test_the_line_that_extends_a_study_keeps_its_other_flags(
+    argv: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", *shlex.split(argv)])
+    assert cli._command(without=("--fresh", "--trials")) == command

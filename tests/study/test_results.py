@@ -83,7 +83,16 @@ def test_the_front_agrees_with_optuna_where_all_values_are_finite():
 
 def test_the_chosen_trial_is_the_knee():
     # Scaled to the front's ranges: trial 1 is (1/16, 3/5) away from the ideal point, 2 is (0, 1), 3 is (1, 0).
-    assert choose(make(*STUDY), SPEC).number == 1
+    assert choose(make(*STUDY[1:]), SPEC).values == [0.95, 0.040]
+
+
+def test_a_trial_that_beats_the_baseline_is_chosen_before_a_knee_that_does_not():
+    base, knee, safe = ({"values": values} for values in ([0.90, 0.060], [0.88, 0.020], [0.905, 0.055]))
+    extreme = {"values": [0.50, 0.010]}
+    assert choose(make(base, knee, safe, extreme), SPEC).values == [0.88, 0.020]
+    assert choose(make(base | {"role": "baseline"}, knee, safe, extreme), SPEC).values == [0.905, 0.055]
+    unbeaten = {"role": "baseline", "values": [0.91, 0.050]}
+    assert choose(make(unbeaten, knee, safe, extreme), SPEC).values == [0.88, 0.020]
 
 
 @pytest.mark.parametrize("order", itertools.permutations([[0.9, 0.5], [0.6, 0.2]]))
