@@ -13,7 +13,7 @@ from lsx.errors import ConfigError, unknown
 from lsx.explainers import Explainer
 from lsx.explainers.base import predicted
 from lsx.metrics import faithfulness, localization, separability
-from lsx.metrics.accuracy import accuracy
+from lsx.metrics.accuracy import accuracy, at_a_time
 from lsx.metrics.encoder import cached, encoder, fingerprint, fresh
 from lsx.metrics.faithfulness import FRACTIONS, KINDS, THRESHOLDS, Curve, Form, Kind, Subject
 from lsx.metrics.score import Score, informative, mean
@@ -21,9 +21,6 @@ from lsx.models import encode, evaluating
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
-
-CPU_BATCH = 64
-"""Images at a time where grouping does not matter: on a CPU larger batches fall out of its caches and are slower."""
 
 UNRANKED = "constant, without positive attribution, or without a mask"
 
@@ -126,17 +123,13 @@ def reference_config(config: Config) -> ExplainerConfig:
 
 def _attribute(explainer: Explainer, model: nn.Module, images: Tensor, targets: Tensor, batch_size: int) -> Tensor:
     # Captum evaluates all quadrature points of a batch at once: fewer images keep memory as it is elsewhere.
-    size = max(1, _chunk(images, batch_size) // explainer.evaluations)
+    size = max(1, at_a_time(images, batch_size) // explainer.evaluations)
     return torch.cat(
         [
             explainer.attribute(model, batch, classes, create_graph=False).detach()
             for batch, classes in zip(images.split(size), targets.split(size), strict=True)
         ]
     )
-
-
-def _chunk(images: Tensor, batch_size: int) -> int:
-    return min(batch_size, CPU_BATCH) if images.device.type == "cpu" else batch_size
 
 
 def _maps(learner: nn.Module, part: Split, config: Config) -> tuple[Maps, Tensor]:
@@ -154,7 +147,7 @@ def _faithfulness(
 ) -> dict[str, Score]:
     value = faithfulness.replacement(part.images, config.evaluation.replacement)
     some = part.take(slice(config.evaluation.faithfulness_images))
-    batch_size = _chunk(part.images, config.evaluation.batch_size)
+    batch_size = at_a_time(part.images, config.evaluation.batch_size)
     subject = faithfulness.subject(learner, some.images, some.labels, value, batch_size)
     scores: dict[str, Score] = {}
     for kind in KINDS:
