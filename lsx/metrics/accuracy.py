@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from lsx.data.types import Split
 from lsx.models import evaluating
 
-
 CPU_BATCH = 64
 """Images at a time where grouping does not matter: on a CPU larger batches fall out of its caches and are slower."""
 

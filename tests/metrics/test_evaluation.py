@@ -11,10 +11,12 @@ from lsx import metrics
 from lsx.config import Config
 from lsx.data.types import Dataset, Split
 from lsx.errors import ConfigError
-from lsx.metrics import METRICS, Score, evaluation, separability
+from lsx.metrics import METRICS, Score, separability
 from lsx.metrics.encoder import cached, encoder, fresh
 
-encoders = importlib.import_module("lsx.metrics.encoder")  # the package has a function of that name
+# The package has functions of these names.
+accuracies = importlib.import_module("lsx.metrics.accuracy")
+encoders = importlib.import_module("lsx.metrics.encoder")
 CLASSES = 3
 LOCAL = ("relevance_mass", "rank_accuracy", "pointing_game")
 SETTINGS = {
@@ -116,7 +118,7 @@ def test_quadrature_in_small_batches_changes_nothing(
 ) -> None:
     config = Config.build({"explainer": {"method": "integrated_gradient", "steps": 8}}).explainer
     small = metrics.explain(learner, dataset.test, config, batch_size=16)
-    monkeypatch.setattr(evaluation, "CPU_BATCH", 10_000)
+    monkeypatch.setattr(accuracies, "CPU_BATCH", 10_000)
     large = metrics.explain(learner, dataset.test, config, batch_size=16)
     torch.testing.assert_close(small.own, large.own)
     assert small.own.split(16)[0].max() == 1
