@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lsx.config import Config
+from lsx.config import Config, settings
 from lsx.errors import ConfigError, LSXError
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LSXError as error:
         print(f"lsx: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("lsx: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return status
 
 
@@ -34,7 +37,12 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="lsx", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="{train,data}")
-    train = subparsers.add_parser("train", help="train one learner, score it on validation images, keep everything")
+    train = subparsers.add_parser(
+        "train",
+        help="train one learner, score it on validation images, keep everything",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     train.add_argument("--config", metavar="FILE", help="YAML of settings; defaults where it is silent")
     train.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. loss.lambda_e=10; repeatable"
@@ -46,10 +54,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _settings_help() -> str:
+    """Every setting with its default and meaning, from the configuration itself."""
+    lines = ["settings (for --config and --set):"]
+    for key, field in settings().items():
+        default = field.get_default(call_default_factory=True)
+        shown = ", ".join(default) if isinstance(default, tuple) else default
+        lines.append(f"  {key:34} {shown!s:18} {field.description or ''}".rstrip())
+    return "\n".join(lines)
+
+
 def run_train(args: argparse.Namespace) -> int:
     """``lsx train``: a run that ends with its validation metrics, or with the line that continues it."""
     # Imported late: help and mistakes in flags need no torch.
-    from lsx import Progress, Report, Trainer, evaluate, load_data
+    from lsx import Progress, Report, Trainer, load_data
+    from lsx.metrics import evaluate_with_reasons
     from lsx.training import checkpoint
 
     out, console = Path(args.out), Console(stderr=True)
@@ -69,9 +88,11 @@ def run_train(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             console.print(_continuation(out))
             return INTERRUPTED
-    scores = evaluate(learner, trainer.dataset, "validation", config)
-    _finish(out, scores)
-    Console().print(_table(scores))
+    evaluation = evaluate_with_reasons(learner, trainer.dataset, "validation", config)
+    _finish(out, evaluation.values, evaluation.reasons)
+    Console().print(_table(evaluation.values))
+    for name, reason in evaluation.reasons.items():
+        console.print(f"{name}: {reason}", markup=False, style="dim")
     console.print(f"in [bold]{out}/[/]: config.yaml, checkpoint.pt, metrics.json")
     return 0
 
@@ -107,8 +128,8 @@ def _prepare(out: Path, config: Config) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         config.save(out / "config.yaml")
-    except OSError as error:
-        raise ConfigError(f"--out {str(out)!r} cannot be written: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from None
 
 
 def _continuation(out: Path) -> str:
@@ -117,9 +138,10 @@ def _continuation(out: Path) -> str:
     return "interrupted before the first epoch ended; nothing to continue from"
 
 
-def _finish(out: Path, scores: dict[str, float]) -> None:
+def _finish(out: Path, scores: dict[str, float], reasons: dict[str, str]) -> None:
+    """metrics.json: numbers, null where a metric is not defined, and why."""
     plain = {name: None if math.isnan(value) else value for name, value in scores.items()}
-    (out / "metrics.json").write_text(json.dumps(plain, indent=1))
+    (out / "metrics.json").write_text(json.dumps(plain | {"reasons": reasons}, indent=1))
 
 
 def _table(scores: dict[str, float]) -> Table:

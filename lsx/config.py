@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from lsx.errors import ConfigError, unknown
 
@@ -270,6 +271,22 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def keys() -> tuple[str, ...]:
     """Every valid dotted key of :class:`Config`."""
     return tuple(Config().flat())
+
+
+def settings() -> dict[str, FieldInfo]:
+    """Every valid dotted key with its field: default and description."""
+
+    def walk(model: type[BaseModel], prefix: str, defaults: BaseModel) -> dict[str, FieldInfo]:
+        found: dict[str, FieldInfo] = {}
+        for name, field in model.model_fields.items():
+            value = getattr(defaults, name)
+            if isinstance(value, BaseModel):
+                found |= walk(type(value), f"{prefix}{name}.", value)
+            else:
+                found[f"{prefix}{name}"] = FieldInfo(default=value, description=field.description)
+        return found
+
+    return walk(Config, "", Config())
 
 
 def _defaults() -> dict[str, Any]:

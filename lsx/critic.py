@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lsx.config import CriticConfig
 from lsx.data.types import Split
-from lsx.errors import ConfigError
+from lsx.errors import ConfigError, DataError
 from lsx.explainers import Explainer
 from lsx.optim import optimizer, trainable, weighted_cross_entropy
 
@@ -35,7 +35,16 @@ class CriticSet:
 
     @classmethod
     def of(cls, split: Split, config: CriticConfig) -> "CriticSet":
-        """The split, whose length is B_c · b_c, cut into its batches in order."""
+        """The split, whose length is B_c · b_c, cut into its batches in order.
+
+        Raises:
+            DataError: it has another length, as in a dataset that was loaded for another configuration.
+        """
+        if len(split) != config.size:
+            raise DataError(
+                f"the dataset's critic set has {len(split)} images; critic.batches {config.batches} x "
+                f"critic.batch_size {config.batch_size} needs {config.size}; load the dataset with the configuration that it is used with"
+            )
         shape = (config.batches, config.batch_size)
         return cls(split.images.reshape(*shape, *split.images.shape[1:]), split.labels.reshape(shape))
 

@@ -104,3 +104,21 @@ def test_a_run_that_is_there_is_not_overwritten(tmp_path: Path, capsys: pytest.C
     assert main(["train", "--out", str(tmp_path)]) == 2
     assert "holds a run already; add --resume" in capsys.readouterr().err
     assert (tmp_path / "checkpoint.pt").read_text() == "precious"
+
+
+def test_interruption_outside_of_training_is_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lsx.load_data", interrupt)
+    assert main(["train", "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "lsx: interrupted\n"
+
+
+def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert [key for key in Config().flat() if f"  {key} " not in shown] == []

@@ -66,7 +66,7 @@ class Explainer(ABC):
 
         Args:
             model: images (B, C, H, W) to log-probabilities (B, K).
-            images: (B, C, H, W), normalised.
+            images: (B, C, H, W), normalised; moved to the model's device.
             labels: int64 (B,), true classes; replaced by the predicted ones if ``config.target`` says so.
             create_graph: explanations differentiable with respect to the model's weights.
             group: samples that batch normalisation counts as one batch (consecutive
@@ -75,6 +75,8 @@ class Explainer(ABC):
         Returns:
             (B, C, H, W) in 0–1; all zero where there is no positive attribution.
         """
+        device = next((weight.device for weight in model.parameters()), images.device)
+        images, labels = images.to(device), labels.to(device)
         targets = predicted(model, images) if self.config.target == "predicted" else labels
         if self.config.normalization == "sample":
             group = 1
@@ -114,4 +116,8 @@ def build(
     factory = EXPLAINERS.get(config.method)
     if not (isinstance(factory, type) and issubclass(factory, Explainer)):
         raise ConfigError(f"explainer {config.method!r} must be a subclass of lsx.Explainer")
+    if factory.__abstractmethods__:
+        raise ConfigError(
+            f"explainer {config.method!r} must implement {', '.join(sorted(factory.__abstractmethods__))}"
+        )
     return factory(config)

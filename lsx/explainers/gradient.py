@@ -30,7 +30,9 @@ def input_gradients(
     with torch.enable_grad():
         (images,) = inputs
         outputs = forward_fn(images)
-        chosen = outputs.gather(1, target_ind.unsqueeze(1)).sum()
+        # Captum leaves the target of a single image as it is, however many quadrature points it made of the image.
+        targets = target_ind.expand(len(outputs)) if target_ind.numel() == 1 else target_ind
+        chosen = outputs.gather(1, targets.unsqueeze(1)).sum()
         return torch.autograd.grad(chosen, inputs, create_graph=create_graph)
 
 

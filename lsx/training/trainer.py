@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lsx import data, explainers, models
 from lsx.config import STAGES, Config, Stage, StageConfig
-from lsx.critic import require_gradient
+from lsx.critic import CriticSet, require_gradient
 from lsx.data.types import Dataset
 from lsx.errors import CheckpointError, ConfigError, DivergedError
 from lsx.metrics.accuracy import accuracy
@@ -67,7 +67,7 @@ class Trainer:
         self._resume_from: dict[str, Any] | None = None
         with _isolated_randomness(self.device):
             self.learner = self._fresh_learner("pretrain")
-            self._check_explainer()
+            self._check()
 
     @classmethod
     def resume(
@@ -88,7 +88,8 @@ class Trainer:
         except ConfigError as error:
             raise CheckpointError(f"the checkpoint's configuration is not valid here: {error}") from None
         trainer = cls(config, dataset, callback)
-        trainer._adopt(state)
+        with _isolated_randomness(trainer.device):
+            trainer._adopt(state)
         return trainer
 
     @property
@@ -151,7 +152,8 @@ class Trainer:
 
     def _summary(self, totals: Mapping[str, Tensor], steps: int) -> dict[str, float]:
         """Means over the epoch's steps (the one synchronisation of an epoch) and validation accuracy."""
-        metrics = {name: float(value) / steps for name, value in totals.items()}
+        means = torch.stack(list(totals.values())).div(steps).tolist()
+        metrics = dict(zip(totals, means, strict=True))
         if not all(math.isfinite(value) for value in metrics.values()):
             lost = ", ".join(f"{name} {value}" for name, value in metrics.items() if not math.isfinite(value))
             raise DivergedError(f"training diverged: {lost}; lower the loss weights or learning rates")
@@ -196,7 +198,7 @@ class Trainer:
 
     def _enter(self, stage: Stage) -> None:
         """Seed a stage; finetuning keeps the joint model as teacher and starts from a new learner."""
-        torch.manual_seed(self._seed(stage))
+        _seed_everything(self._seed(stage), self.device)
         if stage == "finetune":
             self._teacher = self.learner
             self.learner = self._fresh_learner(stage)
@@ -214,7 +216,8 @@ class Trainer:
         """e*: the joint model's explanations of the training split."""
         if self._teacher is None:
             raise CheckpointError("finetuning needs the joint model, and this checkpoint has none")
-        return explain_split(self._teacher, self._explainer, self.dataset.train, self.config.finetune.batch_size)
+        with models.evaluating(self._teacher) as teacher:
+            return explain_split(teacher, self._explainer, self.dataset.train, self.config.finetune.batch_size)
 
     def _settings(self, stage: Stage) -> StageConfig:
         settings: StageConfig = getattr(self.config, stage)
@@ -225,10 +228,13 @@ class Trainer:
         return self.config.seed * 8 + STAGES.index(stage) * 2
 
     def _fresh_learner(self, stage: Stage) -> nn.Module:
-        torch.manual_seed(self._seed(stage))
+        _seed_everything(self._seed(stage), self.device)
         return models.build(self.config.model.name, self.dataset.image_shape, self.dataset.num_classes, self.device)
 
-    def _check_explainer(self) -> None:
+    def _check(self) -> None:
+        """Refuse now what would fail in a later stage."""
+        if self.config.uses_critic:
+            CriticSet.of(self.dataset.critic, self.config.critic)
         if any(uses_explanations(self.config).values()):
             few = self.dataset.train.take(slice(0, PROBE_IMAGES))
             require_gradient(self._explainer, self.learner, few.images, few.labels)
@@ -268,7 +274,10 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device = {name!r} is no device that torch knows") from None
     there = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
@@ -289,6 +298,16 @@ def _set_learning_rate(optim: torch.optim.Optimizer, settings: StageConfig, done
 def _isolated_randomness(device: torch.device) -> Any:
     devices = [device] if device.type == "cuda" else []
     return torch.random.fork_rng(devices=devices)
+
+
+def _seed_everything(seed: int, device: torch.device) -> None:
+    """Seed the generators that a run on ``device`` draws from, and no other GPU's."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def _randomness(batches: torch.Generator, device: torch.device) -> dict[str, Tensor | None]:

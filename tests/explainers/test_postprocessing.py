@@ -33,6 +33,17 @@ def test_groups_are_batches_of_their_own() -> None:
     torch.testing.assert_close(explainer(model, inputs, labels, group=4), apart)
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_image_at_a_time_equals_the_batch(method: str, create_graph: bool) -> None:
+    values = load("explanations")
+    model, inputs, labels = network(values, "learner"), images(values)[:4], values["y"][:4]
+    explainer = explainers.build(ExplainerConfig(method=method, normalization="sample"))
+    together = explainer(model, inputs, labels, create_graph=create_graph)
+    alone = [explainer(model, inputs[i : i + 1], labels[i : i + 1], create_graph=create_graph) for i in range(4)]
+    torch.testing.assert_close(torch.cat(alone), together, rtol=1e-4, atol=1e-5)
+
+
 def test_predicted_target_ignores_labels() -> None:
     values = load("explanations")
     model, inputs, labels = network(values, "learner"), images(values), values["y"]
@@ -92,7 +103,10 @@ def test_a_user_adds_an_explainer_by_path_or_name() -> None:
     assert isinstance(explainers.build(ExplainerConfig(method="absolute_for_test")), Absolute)
 
 
-@pytest.mark.parametrize("name", ["input_x_gradien", "nowhere:Thing", "tests.tiny:Tiny", "tests.tiny:Missing"])
+@pytest.mark.parametrize(
+    "name",
+    ["input_x_gradien", "nowhere:Thing", "tests.tiny:Tiny", "tests.tiny:Missing", "lsx.explainers:Explainer"],
+)
 def test_unknown_explainers_are_one_clear_line(name: str) -> None:
     with pytest.raises(ConfigError, match="explainer") as caught:
         explainers.build(ExplainerConfig(method=name))

@@ -9,8 +9,9 @@ from torch import nn
 
 from lsx import data
 from lsx.config import Config
-from lsx.errors import CheckpointError, ConfigError, DivergedError
+from lsx.errors import CheckpointError, ConfigError, DataError, DivergedError
 from lsx.training import Report, Trainer, checkpoint
+from tests.tiny import Tiny
 
 BASE = Config.build(
     {
@@ -68,11 +69,14 @@ def test_training_is_deterministic_and_leaves_the_callers_randomness_alone(refer
         {"critic.batch_size": 8},
         {"critic.learning_rate": 0.02},
         {"critic.optimizer": "adadelta"},
+        {"pretrain.optimizer": "sgd"},
+        {"joint.optimizer": "sgd"},
+        {"finetune.optimizer": "sgd"},
+        {"model.name": "SimpleConvNet"},
         {"critic.model": "SimpleConvNet"},
         {"pretrain.learning_rate": 0.06},
         {"joint.learning_rate": 0.06},
         {"finetune.learning_rate": 0.06},
-        {"joint.optimizer": "adam", "joint.learning_rate": 1e-3},
         {"pretrain.batch_size": 16},
         {"joint.batch_size": 16},
         {"finetune.batch_size": 16},
@@ -90,6 +94,9 @@ def test_training_is_deterministic_and_leaves_the_callers_randomness_alone(refer
 )
 def test_every_knob_bites(reference: nn.Module, knob: dict[str, Any]) -> None:
     changed = train(knob)
+    if "model.name" in knob:
+        assert type(changed) is not type(reference)
+        return
     if knob.get("explainer.steps"):  # against three steps of the same explainer
         reference = train({"explainer.method": knob["explainer.method"]})
     assert not same(changed, reference)
@@ -158,6 +165,37 @@ def test_resuming_at_any_epoch_ends_at_the_same_bits(
     assert [state["position"] for state in later] == list(range(epoch + 2, 7))
     for resumed, straight in zip(later, states[epoch + 1 :], strict=True):
         assert_equal(resumed, straight)
+
+
+class Noisy(Tiny):
+    """Dropout and batch normalization: randomness and state in every forward pass."""
+
+    def __init__(self, channels: int = 1, image_size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
+        super().__init__(channels, image_size, classes)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(self.norm(images), 0.1, self.training))
+
+
+def test_resuming_a_network_with_dropout_and_batch_normalization() -> None:
+    config = BASE.replace({"model.name": "tests.training.test_trainer:Noisy"})
+    taken: list[dict[str, Any]] = []
+    whole = Trainer(config, callback=lambda report: taken.append(report.checkpoint())).run()
+    for state in taken:
+        assert same(Trainer.resume(state).run(), whole), state["position"]
+
+
+def test_resuming_leaves_the_callers_randomness_alone(states: list[dict[str, Any]]) -> None:
+    before = torch.get_rng_state()
+    Trainer.resume(states[4])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_dataset_of_another_configuration_is_refused() -> None:
+    dataset = data.load(BASE.replace({"stages": ["pretrain"]}))
+    with pytest.raises(DataError, match="the dataset's critic set has 0 images; critic.batches 3 x"):
+        Trainer(BASE, dataset)
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -250,6 +288,7 @@ def test_checkpoint_of_another_architecture_or_other_data_is_refused(states: lis
         Trainer.resume(states[5] | {"config": BASE.replace({"stages": ["pretrain"]}).plain()})
 
 
-def test_missing_device_is_refused() -> None:
-    with pytest.raises(ConfigError, match="device = 'cuda:7' is not on this machine"):
-        Trainer(BASE.replace({"device": "cuda:7"}), data.load(BASE))
+@pytest.mark.parametrize("device", ["cuda:7", "cuda:99999999999999999999"])
+def test_missing_device_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device = '{device}' is"):
+        Trainer(BASE.replace({"device": device}), data.load(BASE))
