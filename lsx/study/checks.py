@@ -1,18 +1,39 @@
 """What is wrong with a study, found before anything starts."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from lsx.config import Config, keys
-from lsx.errors import ConfigError, unknown
+from lsx.errors import ConfigError, LSXError, StudyError, unknown
 from lsx.registry import Registry
-from lsx.study.space import Dimension
+from lsx.study.space import Dimension, Parameter
 from lsx.study.spec import StudySpec
 from lsx.study.yamlines import Fault
 
+if TYPE_CHECKING:
+    from lsx.data import Dataset
+
 GUARDS = ("classification_loss", "loss", "validation_accuracy")
 """Metrics that every epoch of every stage reports; see :class:`lsx.training.report.Report`."""
+
+PROBE_IMAGES = 8
+CORNERS = 4096  # of the space, that are looked at before the start; hardly a space has more
+SIZES = ("critic.batches", "critic.batch_size")
+DECIDING = (
+    *SIZES,
+    *("critic.set", "critic.model", "data.dataset", "data.few_shot_fraction", "model.name", "explainer.method"),
+    *("joint.epochs", "finetune.epochs", "loss.lambda_e", "loss.lambda_ft"),
+)
+"""Searched settings that decide what a trial loads and builds."""
+
+SHARED = (
+    *("seed", "device", "data.source", "data.root", "data.seed"),
+    *("data.validation_fraction", "data.test_fraction"),
+)
+"""Settings, besides those of evaluation, that name the machine or decide what trials are scored on."""
 
 
 def check(spec: StudySpec) -> None:
@@ -69,6 +90,11 @@ def _usable(config: Config) -> None:
             entry = registry.get(name) if name is not None else None
         except ConfigError as error:
             raise ConfigError(f"{key} = {name!r} is not valid: {error}") from None
+        if name is not None and ":" not in name and not _comes_along(entry):
+            raise ConfigError(
+                f"{key} = {name!r} is not valid: it is registered in this process only, which a study's workers do "
+                "not share; put it into a module and name it as package.module:Name"
+            )
         trains = getattr(entry, "trains_learner", True)
         if key == "explainer.method" and not trains and any(uses_explanations(config).values()):
             raise ConfigError(
@@ -77,10 +103,17 @@ def _usable(config: Config) -> None:
             )
 
 
+def _comes_along(entry: object) -> bool:
+    """Whether importing lsx registers the entry, as workers do."""
+    return str(getattr(entry, "__module__", "")).partition(".")[0] == "lsx"
+
+
 def _check_space(spec: StudySpec) -> None:
     for key, dimensions in spec.space.items():
         if key not in keys():
             raise Fault(("space", key), _unknown_setting(key), "space")
+        if key in SHARED or key.startswith("evaluation."):
+            raise Fault(("space", key), "must be the same for all trials; put it under settings")
         if key in spec.settings:
             raise Fault(("space", key), "is set under settings too; a setting is either fixed or searched")
         for index, dimension in enumerate(dimensions):
@@ -142,23 +175,105 @@ def _check_scheduler(spec: StudySpec) -> None:
     scheduler = spec.scheduler
     if scheduler.metric not in GUARDS:
         raise Fault(("scheduler", "metric"), unknown("metric", scheduler.metric, GUARDS))
-    longest = _longest(spec)
+    longest = spec.longest
     if scheduler.type != "none" and scheduler.grace_epochs > longest:
         raise Fault(
             ("scheduler", "grace_epochs"), f"{scheduler.grace_epochs} is more than the {longest} epochs of a trial"
         )
 
 
-def _longest(spec: StudySpec) -> int:
-    """Most epochs that a searched trial can have over all stages."""
-    config = spec.configure({})
-    total = 0
-    for stage in config.stages:
-        values = [
-            value
-            for dimension in spec.space.get(f"{stage}.epochs", ())
-            for value in dimension.samples().values()
-            if isinstance(value, int)
-        ]
-        total += max(values, default=getattr(config, stage).epochs)
-    return total
+def preflight(spec: StudySpec) -> Mapping[str, Any]:
+    """Try what every trial will need: its data, its devices, its networks, and explanations that can train them.
+
+    Returns:
+        Where the data comes from, :attr:`lsx.data.Dataset.provenance`.
+
+    Raises:
+        StudyError: one line: what the trials would fail of.
+    """
+    from lsx import data
+    from lsx.critic import CriticSet
+    from lsx.training.trainer import resolve_device
+
+    provenance: Mapping[str, Any] = {}
+    seen: set[tuple[str | None, ...]] = set()
+    for group in _loads(spec):
+        place, config = max(group, key=lambda one: one[1].critic.size)
+        try:
+            resolve_device(config.device)
+            dataset = data.load(config)
+            if config.uses_critic:
+                CriticSet.of(dataset.critic, config.critic)
+            for asked, one in group:
+                place = asked
+                _try_networks(one, dataset, seen)
+        except LSXError as error:
+            raise StudyError(f"study {spec.study_name}: {place}{error}") from None
+        provenance = provenance or dataset.provenance
+    return provenance
+
+
+def _loads(spec: StudySpec) -> list[list[tuple[str, Config]]]:
+    """Configurations, and where the study asks for them, those together that differ in no more of their data than the
+    size of the critic set."""
+    asked = [("", spec.configure({}))]
+    asked += [(f"reference_trials.{name}: ", spec.configure(own)) for name, own in spec.reference_trials.items()]
+    asked += [("space: ", config) for config in _corners(spec)]
+    groups: dict[str, list[tuple[str, Config]]] = {}
+    for place, config in asked:
+        key = repr((config.data, config.device, config.uses_critic, config.critic.set))
+        groups.setdefault(key, []).append((place, config))
+    return list(groups.values())
+
+
+def _corners(spec: StudySpec) -> list[Config]:
+    """Configurations that the search can reach: every choice that decides what is loaded, at the numbers' ends."""
+    space = spec.search_space
+    wanted = set(DECIDING)
+    for parameter in reversed(space.parameters):  # conditions stand before what depends on them
+        if parameter.key in wanted:
+            wanted |= set(parameter.dimension.when)
+    options = {parameter.name: _ends(parameter) for parameter in space if parameter.key in wanted}
+    configs = []
+    for chosen in itertools.islice(itertools.product(*options.values()), CORNERS):
+        values: dict[str, Any] = {}
+        named = dict(zip(options, chosen, strict=True))
+        for parameter in space:
+            if parameter.exists(values):
+                values[parameter.key] = named.get(parameter.name, _ends(parameter)[-1])
+        with suppress(ConfigError):  # a combination that Config refuses is a trial that fails by itself
+            configs.append(spec.configure(values))
+    return configs
+
+
+def _ends(parameter: Parameter) -> tuple[Any, ...]:
+    dimension = parameter.dimension
+    if dimension.choices is not None:
+        return dimension.choices
+    return (dimension.high,) if parameter.key in SIZES else (dimension.low, dimension.high)
+
+
+def _try_networks(config: Config, dataset: "Dataset", seen: set[tuple[str | None, ...]]) -> None:
+    """Build the learner and the critic, and let the learner's weights be reached through its explanations."""
+    import torch
+
+    from lsx import explainers, models
+    from lsx.critic import require_gradient
+    from lsx.training.stages import uses_explanations
+
+    trains = any(uses_explanations(config).values())
+    key = (config.data.dataset, config.model.name, config.critic.model, config.explainer.method, str(trains))
+    if key in seen:
+        return
+    seen.add(key)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        learner = models.build(config.model.name, dataset.image_shape, dataset.num_classes)
+        if config.uses_critic and config.critic.model is not None:
+            models.build(config.critic.model, dataset.image_shape, dataset.num_classes)
+        # Two quadrature points show as well as fifty that there is a gradient.
+        explainer = explainers.build(config.explainer.model_copy(update={"steps": 2}))
+        explainers.build(config.explainer, method=config.evaluation.reference_explainer)
+        if trains:
+            few = dataset.train.take(slice(0, PROBE_IMAGES))
+            require_gradient(explainer, learner, few.images, few.labels)

@@ -4,6 +4,7 @@ MLflow first: a driver killed between the two finds the trial still running in t
 nothing is lost and nothing is counted twice.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ STATUS: Mapping[TrialState, Status] = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
 }
+LONGEST_TAG = 5000
 
 
 class Recorder:
@@ -92,7 +94,7 @@ class Recorder:
         if "failed" in result:
             self.fail(number, result["failed"])
         elif "final" in result:
-            self._complete(number, self._critic(number) | result["final"])
+            self._complete(number, self._critic(number) | result["final"], result.get("reasons", {}))
         else:
             self._prune(number)
 
@@ -170,26 +172,34 @@ class Recorder:
             "role": planned.role,
             "config": config.plain(),
             "guard": self.ledger.spec.scheduler.metric,
-            "rungs": self._rungs,
+            "rungs": [position for position in self._rungs if position < _epochs(config)],
             "cpus": self.ledger.spec.resources.cpus_per_trial,
             "folder": str(self.folder.trial(planned.number)),
             "checkpoint": str(path) if path is not None and path.is_file() else None,
         }
 
-    def _complete(self, number: int, metrics: dict[str, float]) -> None:
+    def _complete(self, number: int, metrics: dict[str, float], reasons: Mapping[str, str]) -> None:
+        tags = {"lsx.reasons": _reasons(reasons)} if reasons else {}
+        logged = {f"final/{name}": value for name, value in metrics.items()}
         try:
             values = self.ledger.values(metrics)
         except StudyError as error:
-            self.tracker.log(self._run(number), {f"final/{name}": value for name, value in metrics.items()})
-            self.fail(number, str(error))
+            self.tracker.log(self._run(number), logged, tags=tags)
+            self.fail(number, str(error) + self._why(metrics, reasons))
             return
         self._keep_checkpoint(number)
         self.ledger.note(number, metrics=metrics)
         step = self._progress(number)
-        self.tracker.log(self._run(number), {f"final/{name}": value for name, value in metrics.items()}, step)
+        self.tracker.log(self._run(number), logged, step, tags)
         self._end(number, "complete", None)
         self.ledger.complete(number, values)
         self._views[number] = replace(self._views[number], metrics=metrics)
+
+    def _why(self, metrics: Mapping[str, float], reasons: Mapping[str, str]) -> str:
+        """Why the first objective without a finite value has none, as far as the evaluation says."""
+        names = [objective.metric for objective in self.ledger.spec.objectives]
+        first = next((name for name in names if not math.isfinite(metrics.get(name, math.nan))), "")
+        return f": {reasons[first]}" if first in reasons else ""
 
     def _critic(self, number: int) -> dict[str, float]:
         """The critic's losses, which later stages do not report: a dead critic must be seen at the end, too."""
@@ -242,6 +252,15 @@ def trial_name(role: str, config: Config | None) -> str:
     else:
         words = f"{config.explainer.method} λe={config.loss.lambda_e:.3g} {config.critic.images} critic"
     return words if role == SEARCH else f"{role}: {words}"
+
+
+def _epochs(config: Config) -> int:
+    return sum(getattr(config, stage).epochs for stage in config.stages)
+
+
+def _reasons(reasons: Mapping[str, str]) -> str:
+    """One text that MLflow takes as a tag."""
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())[:LONGEST_TAG]
 
 
 def _view(trial: FrozenTrial) -> TrialView:

@@ -140,16 +140,24 @@ def closing(
     best = Path(folder) / "best.yaml"
     more = f"{command or spec.command} --trials {2 * max(spec.budget.trials, len(study.get_trials(deepcopy=False)))}"
     lines = {"results tracked in": tracking_uri, "open them": ui_line, "extend the study": more}
-    if choose(study, spec) is None:
+    chosen = choose(study, spec)
+    if chosen is None:
         return Group(Text("No trial completed, so there is no front.", style="red"), _pairs(lines))
     lines = {
         "chosen configuration": str(best),
-        "train with it again": f"python -m lsx train --config {shlex.quote(str(best))}",
+        "train with it again": _again(chosen, spec, Path(folder)),
     } | lines
     note = "← chosen: nearest to the ideal point, among trials that beat the baseline if there are any"
     if any("test" in trial.user_attrs for trial in front(study, spec)):
         note += "; second line of a cell: the same on test data"
     return Group(table(study, spec), Text(note, style="dim"), Text(), Text(answer(study, spec)), Text(), _pairs(lines))
+
+
+def _again(trial: FrozenTrial, spec: StudySpec, folder: Path) -> str:
+    """The command that gives the trial's numbers: its own configuration, on as many threads as it had."""
+    number, threads = f"{trial.number:04d}", max(1, int(spec.resources.cpus_per_trial))
+    config = shlex.quote(str(folder / "trials" / number / "config.yaml"))
+    return f"OMP_NUM_THREADS={threads} python -m lsx train --config {config} --out lsx-run-{number}"
 
 
 def answer(study: optuna.Study, spec: StudySpec) -> str:

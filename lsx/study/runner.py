@@ -15,6 +15,7 @@ import yaml
 
 from lsx.errors import LSXError, StudyError
 from lsx.study import quiet
+from lsx.study.checks import preflight
 from lsx.study.display import Display
 from lsx.study.folder import StudyFolder
 from lsx.study.snapshot import Snapshot
@@ -28,7 +29,7 @@ from lsx.study import cluster, conclusion  # noqa: E402
 from lsx.study.ledger import Ledger  # noqa: E402
 from lsx.study.recorder import Recorder  # noqa: E402
 from lsx.study.searcher import Halt, Halving, Recording, Searcher, Watch, rungs  # noqa: E402
-from lsx.study.tracking import Tracker, default_uri, ui_line  # noqa: E402
+from lsx.study.tracking import Tracker, default_uri, refuse, ui_line  # noqa: E402
 from lsx.study.trial import run_trial  # noqa: E402
 
 quiet.hush()
@@ -93,18 +94,45 @@ def run(
     changed = spec.resources.model_copy(update={key: value for key, value in changes.items() if value is not None})
     spec = spec.model_copy(update={"resources": changed})
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    refuse(uri)
+    place = StudyFolder(folder, spec.study_name)
+    provenance, missing = _preflight(spec)
+    if missing is not None and (fresh or not place.journal.exists()):
+        raise missing
     with ExitStack() as stack:
-        place = stack.enter_context(StudyFolder(folder, spec.study_name))
-        aside = place.set_aside() if fresh else None
+        stack.enter_context(place)
+        aside = stack.enter_context(_set_aside(place)) if fresh else None
         place.repair()
         ledger = Ledger(spec, place.journal, trials)
+        if missing is not None and not ledger.exhausted:
+            raise missing
         watch = Watch()
         stack.enter_context(signals(watch))
         driver = _Driver(
             spec, place, ledger, uri, watch, stack.enter_context(display or Display()), trainable or run_trial
         )
-        driver.command = command
+        driver.command, driver.provenance = command, provenance
         return driver.run(aside)
+
+
+def _preflight(spec: StudySpec) -> tuple[Mapping[str, Any], StudyError | None]:
+    """Where the data comes from, or what is missing: a study without trials left can do without."""
+    try:
+        return preflight(spec), None
+    except StudyError as error:
+        return {}, error
+
+
+@contextmanager
+def _set_aside(place: StudyFolder) -> Iterator[Path | None]:
+    """An earlier study out of the way; every error says where it went."""
+    aside = place.set_aside()
+    try:
+        yield aside
+    except LSXError as error:
+        if aside is None:
+            raise
+        raise StudyError(f"{error}; the earlier study lies in {aside}") from error
 
 
 class _Driver:
@@ -124,6 +152,7 @@ class _Driver:
         self.watch, self.display, self.trainable = watch, display, trainable
         self.recorder: Recorder | None = None
         self.command: str | None = None
+        self.provenance: Mapping[str, Any] = {}
         self._shown = 0.0
 
     def run(self, aside: Path | None) -> StudyResult:
@@ -147,7 +176,8 @@ class _Driver:
 
     def _search(self) -> int:
         """Run all trials that are left; returns how many were started."""
-        self._say("starting Ray and MLflow")
+        source = self.provenance.get("description")
+        self._say(f"{source}; starting Ray and MLflow" if source else "starting Ray and MLflow")
         with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
             # A new SQLite store takes seconds, as Ray does.
             opening = pool.submit(self._track)
@@ -188,24 +218,21 @@ class _Driver:
         self.watch.check()
 
     def _scheduler(self) -> Halving | None:
-        if not rungs(self.spec.scheduler, self._epochs):
+        if not rungs(self.spec.scheduler, self.spec.longest):
             return None
-        return Halving(self.spec.scheduler, self._epochs, self.ledger.guards())
-
-    @property
-    def _epochs(self) -> int:
-        config = self.spec.configure({})
-        return sum(getattr(config, stage).epochs for stage in config.stages)
+        return Halving(self.spec.scheduler, self.spec.longest, self.ledger.guards())
 
     def _track(self) -> Recorder:
         tracker = Tracker(self.uri, self.spec.study_name, self.ledger.identity, self.folder.path)
         trials = self.ledger.study.get_trials(deepcopy=False)
         tags = {"lsx.question": self.spec.question, "mlflow.note.content": self.spec.notes or self.spec.question}
+        names = {"lsx.data": "description", "lsx.data_sha256": "sha256"}
+        tags |= {tag: str(self.provenance[name]) for tag, name in names.items() if name in self.provenance}
         tracker.open_study(self.spec.study_name, tags, {trial.user_attrs.get("run_id", "") for trial in trials})
         file = self.folder.path / "study.yaml"
         file.write_text(yaml.safe_dump(self.spec.plain(), sort_keys=False, allow_unicode=True))
         tracker.attach(tracker.parent, file)
-        return Recorder(self.ledger, tracker, self.folder, rungs(self.spec.scheduler, self._epochs))
+        return Recorder(self.ledger, tracker, self.folder, rungs(self.spec.scheduler, self.spec.longest))
 
     def _conclude(self) -> Any:
         self.recorder = self.recorder or self._track()

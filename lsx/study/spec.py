@@ -17,6 +17,7 @@ from lsx.study.space import Dimension, Space
 from lsx.study.yamlines import Fault, Lines, parse
 
 _NOT_IN_FILES = {"profile", "source"}
+_SLUG = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
@@ -105,8 +106,8 @@ class StudySpec(Section):
         notes: free text that is kept with the results.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    profile: str | None = None
+    name: Annotated[str, Field(pattern=_SLUG)]
+    profile: Annotated[str, Field(pattern=_SLUG)] | None = None
     source: str = ""
     question: str = ""
     settings: Mapping[str, Any] = {}
@@ -136,6 +137,17 @@ class StudySpec(Section):
     def search_space(self) -> Space:
         """The dimensions, ready to be asked."""
         return Space(self.space)
+
+    @property
+    def longest(self) -> int:
+        """Most epochs that a searched trial can have over all stages."""
+        config = self.configure({})
+        total = 0
+        for stage in config.stages:
+            samples = [one.samples().values() for one in self.space.get(f"{stage}.epochs", ())]
+            values = [value for some in samples for value in some if isinstance(value, int)]
+            total += max(values, default=getattr(config, stage).epochs)
+        return total
 
     def configure(self, values: Mapping[str, Any]) -> Config:
         """The configuration of a trial: ``values`` (Config keys) laid over ``settings``.
@@ -189,7 +201,7 @@ class StudySpec(Section):
         Raises:
             StudyError: one line: key, what is wrong and what is valid.
         """
-        document = with_profile(normal(content, Lines({})), profile)
+        document = with_profile(normal(_named(content), Lines({})), profile)
         return _validated(document, profile=profile)
 
 
@@ -213,7 +225,7 @@ def load(name_or_path: str | Path, profile: str | None = None) -> StudySpec:
     except StudyError as error:
         raise StudyError(f"{_shown(path)}:{error}") from None
     try:
-        document = normal(content, lines)
+        document = normal(_named(content), lines)
         lines = document.lines
         document = with_profile(document, profile)
         lines = document.lines
@@ -253,6 +265,22 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         elif before[key] != after[key]:
             lines.append(f"{key}: {before[key]} became {after[key]}")
     return lines
+
+
+def _named(content: Any) -> Any:
+    """The content with its profiles' names as text, since YAML reads ``1`` as a number.
+
+    Raises:
+        Fault: a name that cannot be part of a folder's.
+    """
+    profiles = content.get("profiles") if isinstance(content, Mapping) else None
+    if not isinstance(profiles, Mapping):
+        return content
+    for name in map(str, profiles):
+        if re.fullmatch(_SLUG, name) is None:
+            reason = f"{name!r} is no name of a profile: letters, digits, - and _, the first a letter or digit"
+            raise Fault(("profiles", name), reason, "profiles")
+    return {**content, "profiles": {str(name): profile for name, profile in profiles.items()}}
 
 
 def _shown(path: Path) -> str:

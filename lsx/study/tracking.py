@@ -4,6 +4,7 @@ Only the driver writes, with one request per report where MLflow allows it.
 """
 
 import hashlib
+import shlex
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,7 @@ def default_uri(folder: str | Path = ".") -> str:
 
 def ui_line(uri: str) -> str:
     """What a person types or opens to look at the results."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 class Tracker:
@@ -161,8 +162,28 @@ class Tracker:
         return identity
 
 
+def refuse(uri: str) -> None:
+    """Refuse SQLite URIs that MLflow takes, and then retries for minutes or forgets.
+
+    Raises:
+        StudyError: the URI names a folder, or a store in memory.
+    """
+    if not uri.startswith("sqlite:"):
+        return
+    path = uri.removeprefix("sqlite:").removeprefix("//").removeprefix("/")
+    if path in ("", ":memory:"):
+        raise StudyError(
+            f"MLflow at {uri!r} cannot be used: such a store is kept in memory and lost; name a file, such as "
+            "sqlite:///mlflow.db"
+        )
+    if Path(path).is_dir():
+        example = f"sqlite:///{path.rstrip('/')}/mlflow.db"
+        raise StudyError(f"MLflow at {uri!r} cannot be used: that is a folder; name a file in it, such as {example}")
+
+
 def _prepare_file(uri: str) -> None:
     """The folder of a SQLite file; MLflow itself makes only the file."""
+    refuse(uri)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 

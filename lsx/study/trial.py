@@ -36,7 +36,7 @@ def run_trial(assignment: Mapping[str, Any]) -> None:
     Reports at every stage's end, at every rung of the scheduler and now and then between, with a checkpoint: the
     epoch's ``stage``, ``position``, ``total`` and ``metrics``; ``history``, the same of the epochs since the last
     report; ``guard``, at a rung only; ``picture``, whether a new one is there. At the end ``final``, the validation
-    metrics, or ``failed``, a reason that no repetition mends.
+    metrics, with ``reasons``, why some are NaN or leave samples out, or ``failed``, a reason that no repetition mends.
 
     Args:
         assignment: ``number``, ``role``, ``config`` (plain), ``guard`` (the scheduler's metric), ``rungs`` (positions),
@@ -55,8 +55,9 @@ def _run(assignment: Mapping[str, Any]) -> None:
     reporter = _Reporter(config, dataset, assignment)
     trainer = _trainer(config, dataset, reporter, assignment["checkpoint"])
     learner = trainer.run()
-    values = metrics.evaluate(learner, dataset, "validation", config)
-    tune.report({"final": {name: float(value) for name, value in values.items()}})
+    found = metrics.evaluate_with_reasons(learner, dataset, "validation", config)
+    final = {name: float(value) for name, value in found.values.items()}
+    tune.report({"final": final, "reasons": dict(found.reasons)})
 
 
 class _Reporter:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lsx.config import Config
 from lsx.study.results import answer, choose, closing, front, table, write_best
-from lsx.study.spec import StudySpec
+from lsx.study.spec import Resources, StudySpec
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -178,14 +178,23 @@ def test_the_closing_fits_80_columns_and_names_the_next_steps(tmp_path):
     assert "…" not in text  # nothing is cut off
     assert "integrated" in text and "confounded," in text and "0.625" in text
     assert "0.9300" in text and "0.0410" in text and "second line" in text
+    text = " ".join(text.split())
     for part in (
         "lsx-studies/decoys/best.yaml",
-        "python -m lsx train --config lsx-studies/decoys/best.yaml",
+        "OMP_NUM_THREADS=1 python -m lsx train --config lsx-studies/decoys/trials/0008/config.yaml --out lsx-run-0008",
         "sqlite:///mlflow.db",
         "mlflow ui --port 5000",
         "python tune.py --study decoys --trials 40",
     ):
         assert part in text
+
+
+def test_a_trial_is_trained_again_on_as_many_threads():
+    spec = SPEC.model_copy(update={"resources": Resources(cpus_per_trial=2.5)})
+    text = shown(closing(make(*STUDY), spec, "my studies/decoys", "uri", "mlflow ui"), 160)
+    assert (
+        "OMP_NUM_THREADS=2 python -m lsx train --config 'my studies/decoys/trials/0001/config.yaml' --out lsx-run-0001"
+    ) in text
 
 
 def test_the_answer_counts_what_beats_the_baseline():

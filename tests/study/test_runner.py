@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -66,6 +67,11 @@ def test_a_study_with_a_crashing_and_a_dying_trial(tmp_path: Path, monkeypatch: 
     assert yaml.safe_load((result.folder / "study.yaml").read_text())["name"] == "fake"
     assert not (result.folder / "ray").exists()
     assert "trial 2 failed" in output.getvalue()
+    assert "MNIST, embedded" in output.getvalue()
+    experiment = client.get_experiment_by_name("fake").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`lsx.role` = 'study'")
+    assert parent.data.tags["lsx.data"].startswith("MNIST, embedded")
+    assert len(parent.data.tags["lsx.data_sha256"]) == 64
     _go_on(result, monkeypatch)
 
 
@@ -76,11 +82,17 @@ def _go_on(first: StudyResult, monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no\nroom")
 
     monkeypatch.setattr(cluster.ray, "init", broken)
-    again = run(fakes.spec())
-    assert (again.status, again.started, again.finished) == ("complete", 0, 6)
+    with monkeypatch.context() as gone:
+        gone.setattr(runner, "preflight", _data_is_gone)
+        again = run(fakes.spec())
+        assert (again.status, again.started, again.finished) == ("complete", 0, 6)
+        for changes in ({"trials": 7}, {"fresh": True}):
+            with pytest.raises(StudyError, match="^the data is gone$"):
+                run(fakes.spec(), **changes)
+        assert len(list(first.folder.parent.iterdir())) == 1
     with pytest.raises(StudyError, match="seed: 0 became 5"):
         run(fakes.spec(seed=5))
-    with pytest.raises(StudyError, match="^Ray does not start: no room$"):
+    with pytest.raises(StudyError, match="^Ray does not start: no room; the earlier study lies in /.*/fake-[0-9-]+$"):
         run(fakes.spec(seed=5), fresh=True)
     old = [folder for folder in first.folder.parent.iterdir() if folder != first.folder]
     assert len(old) == 1
@@ -108,6 +120,40 @@ def test_a_fault_in_the_middle_is_one_line_that_says_how_to_go_on(
     monkeypatch.setattr(runner._Driver, "_search", search)
     with pytest.raises(StudyError, match="^MLflow cannot be used; nothing is lost: the same command continues"):
         run(fakes.spec())
+
+
+def _data_is_gone(_: Any) -> None:
+    raise StudyError("the data is gone")
+
+
+@pytest.mark.parametrize(
+    ("settings", "uri", "message"),
+    [
+        ({"data.source": "folder", "data.root": "none"}, None, "^study fake: .*'none' is not a folder"),
+        ({}, "sqlite://", "kept in memory"),
+    ],
+)
+def test_what_all_trials_would_fail_of_creates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], uri: str | None, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match=message):
+        run(fakes.spec(settings={**fakes.CONTENT["settings"], **settings}), tracking_uri=uri)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scheduler_counts_searched_epochs() -> None:
+    spec = fakes.spec(
+        settings={"pretrain.epochs": 1, "finetune.epochs": 1, "evaluation.encoder_epochs": 0},
+        space={"joint.epochs": {"type": "int", "low": 1, "high": 30}},
+        reference_trials={},
+        scheduler={"type": "asha", "grace_epochs": 14, "reduction_factor": 2},
+    )
+    ledger: Any = SimpleNamespace(guards=dict)
+    driver: Any = SimpleNamespace(spec=spec, ledger=ledger)
+    halving = runner._Driver._scheduler(driver)
+    assert halving is not None  # Config's own joint.epochs, 10, would leave no rung
+    assert runner.rungs(spec.scheduler, spec.longest) == [14, 28]
 
 
 @pytest.fixture

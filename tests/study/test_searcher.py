@@ -304,3 +304,20 @@ def test_memory_monitors_victims_fail_alone() -> None:
     assert [type(error).__name__ for error in seen] == ["RayActorError"]
     with pytest.raises(RuntimeError, match="unexpected"):
         RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=KeyError("other"))
+
+
+def test_a_failed_objective_says_why(tmp_path: Path) -> None:
+    recorder = driver(tmp_path)
+    tracker: Any = recorder.tracker
+    begin(recorder)
+    reasons = {"ridge": "one class", "iies": "one class"}
+    recorder.finish(0, {"final": {"accuracy": 0.5, "ridge": math.nan}, "reasons": reasons})
+    assert recorder.ledger.trial(0).user_attrs["reason"] == "objective ridge is nan: one class"
+    assert tracker.tags["run0"]["lsx.reasons"] == "ridge: one class; iies: one class"
+
+
+def test_a_short_trial_is_not_stopped_at_its_end(tmp_path: Path) -> None:
+    recorder = driver(tmp_path)
+    recorder._rungs = [1, 2, 4, 8]
+    assert begin(recorder)["rungs"] == [1]  # pretraining only, two epochs
+    assert begin(recorder)["rungs"] == [1, 2]

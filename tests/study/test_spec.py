@@ -113,6 +113,10 @@ FAULTS = [
     ("critic.batches: {", "critic.batchs: {", 9, "unknown setting 'critic.batchs'; did you mean 'critic.batches'?"),
     ("critic.batches: {", "critic: {", 9, "'critic' is a section of settings"),
     ("critic.batches: {", "pretrain.epochs: {", 9, "is set under settings too"),
+    ("critic.batches: {", "seed: {", 9, "space.seed: must be the same for all trials; put it under settings"),
+    ("critic.batches: {", "data.seed: {", 9, "space.data.seed: must be the same for all trials"),
+    ("critic.batches: {", "evaluation.max_images: {", 9, "space.evaluation.max_images: must be the same"),
+    ("  small:", "  a/b:", 28, "profiles: 'a/b' is no name of a profile"),
     ("    choices: [adam, adadelta]", "    choices: [adam, adadleta]", 12, "choice 'adadleta' is refused"),
     ("    choices: [adam, adadelta]", "    choices: [adam, adam]", 10, "name a value twice"),
     ("    choices: [adam, adadelta]", "    low: 1", 10, "needs choices"),
@@ -142,6 +146,23 @@ FAULTS = [
     ("budget: {trials: 12}", "resources: {gpus_per_trial: all}", 26, "'all' is neither auto nor a number"),
     ("budget: {trials: 12}", "budget: 12", 26, "must be a mapping of keys to values, not 12"),
     ("budget: {trials: 12}", "budget: {trials: 12", 27, "expected ',' or '}'"),
+    ("low: 2, high: 8", "low: 2, high: 8, step: !!int abc", 9, "'abc' is no int"),
+    ("low: 1e-1, high: 100", "low: !!float x, high: 100", 8, "'x' is no float"),
+    ("log: true", "log: !!bool x", 8, "'x' is no bool"),
+    ("it learn?", "it learn\0?", 1, "the character '\\x00' is not allowed"),
+    ("scheduler:", "? [a, b]\n: 1\nscheduler:", 24, "a key must be a text"),
+    ("decoy_mnist", "[" * 3000 + "]" * 3000, 1, "too many levels"),
+    ("high: 100, log: true", "high: 100, step: 1.0e-300", 8, "step 1e-300 is too small"),
+    ("high: 100, log: true", "high: 1.0e+300, step: 1.0e-300", 8, "step 1e-300 is too small"),
+    ("low: 2, high: 8", "low: 2, high: 1" + "0" * 400, 9, "is too large for a whole number"),
+    (
+        "critic.batches: {type: int, low: 2, high: 8}",
+        "critic.batches: 5",
+        9,
+        "space.critic.batches: must be a mapping such as {type: float, low: 0, high: 1}, or a list of these, not 5",
+    ),
+    ("{type: int, low: 2, high: 8}", "[5]", 9, "or a list of these, not [5]"),
+    ("{type: int, low: 2, high: 8}", "null", 9, "or a list of these, not None"),
 ]
 
 
@@ -157,9 +178,45 @@ def test_a_fault_is_found_on_its_line(write, old, new, line, message):
     assert "\n" not in text
 
 
+def test_a_date_is_a_text(write):
+    assert load(write(f"notes: 2024-13-45\n{STUDY}")).notes == "2024-13-45"
+
+
+def test_what_is_no_dimension_in_a_profile_is_found_there(write):
+    text = STUDY.replace("loss.lambda_e: {type: float, low: 1, high: 2}", "loss.lambda_e: 5")
+    with pytest.raises(StudyError, match=r"^study.yaml:32: profiles.small.space.loss.lambda_e: must be a mapping such"):
+        load(write(text), "small")
+
+
 def test_a_fault_in_a_profile_is_found_on_the_profiles_line(write):
     with pytest.raises(StudyError, match=r"^study.yaml:38: space.loss.lambda_e: low 3 must be below high 2$"):
         load(write(STUDY), "wrong")
+
+
+def test_a_profiles_name_is_text(write):
+    assert load(write(STUDY.replace("  small:", "  1:")), "1").study_name == "study-1"
+    with pytest.raises(StudyError, match=r"unknown profile '2'; .*Valid: 1, wrong"):
+        load(write(STUDY.replace("  small:", "  1:")), "2")
+
+
+def test_the_longest_trial_counts_searched_epochs(write):
+    searched = STUDY.replace("critic.batches: {type: int, low: 2", "joint.epochs: {type: int, low: 2")
+    assert load(write(STUDY)).longest == 2 + 10 + 10
+    assert load(write(searched)).longest == 2 + 8 + 10
+
+
+def test_what_workers_would_not_know_is_refused(monkeypatch):
+    from lsx.explainers import EXPLAINERS, InputXGradientExplainer
+
+    class Mine(InputXGradientExplainer):
+        pass
+
+    monkeypatch.setattr(EXPLAINERS, "_entries", {**EXPLAINERS._entries, "mine": Mine})
+    content = {"objectives": [{"metric": "accuracy", "direction": "maximize"}]}
+    with pytest.raises(StudyError, match=r"explainer.method = 'mine' is not valid: .* as package.module:Name$"):
+        StudySpec.build({**content, "settings": {"explainer.method": "mine"}})
+    named = f"{InputXGradientExplainer.__module__}:InputXGradientExplainer"
+    StudySpec.build({**content, "settings": {"explainer.method": named}})
 
 
 def test_lines_of_what_a_profile_replaces_are_forgotten(write):

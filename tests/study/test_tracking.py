@@ -132,12 +132,17 @@ def test_orphans_of_this_folder_are_ended_and_others_left_alone(make: Callable[.
         ("nonsense://x", "unsupported URI|scheme"),
         ("sqlite:////proc/none/mlflow.db", "No such file"),
         ("mlruns", "database backend"),
+        ("sqlite://", "kept in memory and lost; name a file"),
+        ("sqlite:///", "kept in memory and lost; name a file"),
+        ("sqlite:///:memory:", "kept in memory and lost; name a file"),
+        ("sqlite:///here", "is a folder; name a file in it, such as sqlite:///here/mlflow.db"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_one_line(
     uri: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StudyError, match=message) as caught:
         Tracker(uri, "x", "id", tmp_path)
@@ -154,4 +159,5 @@ def test_a_deleted_experiment_is_named_with_its_remedy(uri: str, tmp_path: Path)
 
 def test_the_line_that_opens_the_results() -> None:
     assert ui_line("sqlite:////a/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////a/mlflow.db"
+    assert ui_line("sqlite:////my a/b.db") == "mlflow ui --backend-store-uri 'sqlite:////my a/b.db'"
     assert ui_line("http://host:5000") == "http://host:5000"

@@ -90,7 +90,7 @@ def test_reports_of_a_whole_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {one["total"] for one in epochs} == {5}
     assert [one["guard"] for one in epochs] == [epochs[0]["metrics"]["validation_accuracy"], None, None, None]
     assert epochs[2]["metrics"]["critic_loss_last_to_chance"] > 0
-    assert set(last) == {"final"}
+    assert set(last) == {"final", "reasons"}
     assert 0 < last["final"]["accuracy"] < 1
     assert 0 <= last["final"]["reference_relevance_mass"] <= 1
     columns = torch.load(tmp_path / "whole" / "explanations.pt", weights_only=True)
@@ -110,6 +110,13 @@ def test_reports_of_a_whole_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     # After the last epoch there is only the evaluation left.
     ended = run(tmp_path / "lost", monkeypatch, resume=tmp_path / "lost" / "checkpoints" / "5.pt").reports
     assert ended == [last]
+
+
+def test_what_cannot_be_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"stages": ["pretrain"], "pretrain.epochs": 1, "evaluation.max_images": 1}
+    last = run(tmp_path / "one", monkeypatch, **changes).reports[-1]
+    lost = [name for name, value in last["final"].items() if value != value]
+    assert "ridge" in lost and set(lost) <= set(last["reasons"])
 
 
 def test_every_epoch_is_reported_when_epochs_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
