@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from lsx.errors import ConfigError, unknown
+from lsx.yamlfile import YAMLFault, dump_plain, load_plain
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9)]
@@ -205,10 +205,9 @@ class Config(Section):
             ConfigError: not readable, not YAML, or :meth:`build` refuses it.
         """
         try:
-            content = yaml.safe_load(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).replace("\n", " ")
-            raise ConfigError(f"config {str(path)!r} cannot be read: {reason}") from None
+            content = load_plain(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, YAMLFault) as error:
+            raise ConfigError(f"config {str(path)!r} cannot be read: {error}") from None
         if not isinstance(content, Mapping):
             raise ConfigError(f"config {str(path)!r} must be a mapping of settings, not {type(content).__name__}")
         try:
@@ -226,7 +225,7 @@ class Config(Section):
 
     def save(self, path: str | Path) -> None:
         """Write YAML that :meth:`load` reads back to an equal config."""
-        Path(path).write_text(yaml.safe_dump(self.plain(), sort_keys=False))
+        Path(path).write_text(dump_plain(self.plain()), encoding="utf-8")
 
     def replace(self, settings: Mapping[str, Any]) -> "Config":
         """A copy with some settings changed; keys nested or dotted.
@@ -293,6 +292,14 @@ def _defaults() -> dict[str, Any]:
     return Config().model_dump()
 
 
+# In words of a file where pydantic's are those of Python; `stages` is the only tuple, `device` has the only pattern.
+_VALID = {
+    "tuple_type": "should be a list of stages, e.g. [pretrain, joint]",
+    "string_pattern_mismatch": "should be auto, cpu, mps, cuda or cuda:N",
+    "model_type": "should be a mapping of settings",
+}
+
+
 def describe(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The first fault of a validation error as one line: key, value, what is valid."""
     fault = error.errors()[0]
@@ -302,7 +309,7 @@ def describe(error: ValidationError, model: type[BaseModel] = Config) -> str:
     if fault["type"] == "value_error":
         reason = str(fault["ctx"]["error"])
         return f"{key}: {reason}" if key else reason
-    message = fault["msg"].removeprefix("Input ")
+    message = _VALID.get(fault["type"]) or fault["msg"].removeprefix("Input ")
     return f"{key} = {fault['input']!r} is not valid: {message}"
 
 

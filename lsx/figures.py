@@ -1,4 +1,4 @@
-"""Pictures: explanations beside their images, a Pareto front, training curves.
+"""Pictures: explanations beside their images, a Pareto front.
 
 Figures are drawn on Agg canvases without pyplot, so that worker processes need no display and share no state, and
 replace an older file in one step.
@@ -7,7 +7,7 @@ replace an older file in one step.
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 DPI = 130
@@ -38,7 +37,6 @@ class Point:
     number: int
     x: float
     y: float
-    pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ def explanations(
     images: Tensor,
     columns: Mapping[str, Tensor],
     masks: Tensor | None = None,
-    notes: Mapping[str, Sequence[str]] | None = None,
     title: str = "",
 ) -> None:
     """One row per image: the image, then one explanation per column, on one fixed scale from 0 to 1.
@@ -64,10 +61,8 @@ def explanations(
         images: (R, C, H, W) in 0–1, C = 1 or 3 (``Dataset.raw`` undoes a normalization).
         columns: title → explanations (R, C, H, W) in 0–1; of several channels the highest is shown.
         masks: bool (R, 1, H, W), outlined in every picture.
-        notes: column title, or "input" → R short lines, one below each picture.
         title: above the figure.
     """
-    notes = notes or {}
     rows, names = len(images), ["input", *columns]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.35 * len(names) + 1.0, 1.35 * rows + 0.85), layout="constrained")
@@ -80,8 +75,6 @@ def explanations(
                 _outline(panel, masks[row, 0].cpu().numpy())
             if row == 0:
                 panel.set_title(name)
-            if name in notes:
-                panel.set_xlabel(notes[name][row], fontsize=7, color=MUTED, labelpad=2)
         if columns:
             scale = ScalarMappable(Normalize(0, 1), MAP_COLORS)
             bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.5 / rows), aspect=25, pad=0.02)
@@ -100,7 +93,7 @@ def front(
     baseline_name: str = "classification only",
     title: str = "",
 ) -> None:
-    """Scatter of all trials, the Pareto front joined and numbered, pruned trials faint, the baseline marked.
+    """Scatter of all trials, the Pareto front joined and numbered, the baseline marked.
 
     Args:
         path: PNG to write.
@@ -119,8 +112,7 @@ def front(
         panel = figure.subplots()
         panel.grid(color="#e5e7eb", linewidth=0.6)
         panel.set_axisbelow(True)
-        _scatter(panel, [point for point in others if point.pruned], "pruned", TRIAL_COLOR, 22, alpha=0.28)
-        _scatter(panel, [point for point in others if not point.pruned], "trial", TRIAL_COLOR, 30)
+        _scatter(panel, others, "trial", TRIAL_COLOR, 30)
         # What is reached for a given x: the next better point's y where more x is better, the last one's where less is.
         step = "steps-pre" if x.direction == "maximize" else "steps-post"
         panel.plot([p.x for p in best], [p.y for p in best], drawstyle=step, color=FRONT_COLOR, linewidth=1.2, zorder=2)
@@ -133,39 +125,6 @@ def front(
         panel.margins(0.1)
         if panel.get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-        _finish(figure, path, title)
-
-
-def curves(
-    path: str | Path,
-    series: Mapping[str, Sequence[tuple[float, float]]],
-    stages: Sequence[tuple[str, float, float]] = (),
-    title: str = "",
-) -> None:
-    """Training curves, one panel per name, over one common axis of epochs.
-
-    Args:
-        path: PNG to write.
-        series: name → (epoch, value) in order; values that are not finite leave a gap.
-        stages: (name, first epoch, last epoch), shaded in turn and named in every panel.
-        title: above the figure.
-    """
-    wide = 2 if len(series) == 4 else min(3, max(1, len(series)))
-    tall = max(1, ceil(len(series) / wide))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.2 * wide, 2.2 * tall + 0.4), layout="constrained")
-        grid = figure.subplots(tall, wide, squeeze=False, sharex=True)
-        for panel in grid.flat[len(series) :]:
-            panel.set_axis_off()
-        for panel, (name, values) in zip(grid.flat, series.items(), strict=False):
-            _stages(panel, stages)
-            xs, ys = [value[0] for value in values], [value[1] for value in values]
-            panel.plot(xs, ys, color=TRIAL_COLOR, linewidth=1.5, marker="o", markersize=2.5)
-            panel.set_title(name.replace("_", " "), loc="left", pad=14 if stages else 6)
-            panel.grid(axis="y", color="#e5e7eb", linewidth=0.6)
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-            panel.tick_params(labelbottom=True)
-        figure.supxlabel("epoch", fontsize=9)
         _finish(figure, path, title)
 
 
@@ -197,10 +156,9 @@ def _scatter(panel: Axes, points: Sequence[Point], name: str, color: str, size: 
 def _numbers(panel: Axes, points: Sequence[Point], front: Collection[int]) -> None:
     for point in points:
         on_front = point.number in front
-        if not point.pruned or on_front:
-            color, weight = (FRONT_COLOR, "bold") if on_front else (MUTED, "normal")
-            text: dict[str, Any] = {"color": color, "fontsize": 7.5 if on_front else 6.5, "fontweight": weight}
-            panel.annotate(str(point.number), (point.x, point.y), (4, 4), textcoords="offset points", **text)
+        color, weight = (FRONT_COLOR, "bold") if on_front else (MUTED, "normal")
+        text: dict[str, Any] = {"color": color, "fontsize": 7.5 if on_front else 6.5, "fontweight": weight}
+        panel.annotate(str(point.number), (point.x, point.y), (4, 4), textcoords="offset points", **text)
 
 
 def _baseline(panel: Axes, baseline: Point, name: str) -> None:
@@ -214,13 +172,6 @@ def _baseline(panel: Axes, baseline: Point, name: str) -> None:
     panel.axvline(baseline.x, **line)
     panel.axhline(baseline.y, **line)
     panel.scatter([baseline.x], [baseline.y], marker="*", s=150, color=BASELINE_COLOR, zorder=4, label=name)
-
-
-def _stages(panel: Axes, stages: Sequence[tuple[str, float, float]]) -> None:
-    for index, (name, first, last) in enumerate(stages):
-        panel.axvspan(first - 0.5, last + 0.5, color="#eef2f7" if index % 2 == 0 else "white", zorder=0, linewidth=0)
-        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
-        panel.annotate(name, ((first + last) / 2, 1.01), fontsize=6.5, color=MUTED, **place)
 
 
 def _finish(figure: Figure, path: str | Path, title: str) -> None:

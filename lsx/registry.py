@@ -50,6 +50,8 @@ class Registry(Generic[T]):
 
     def _import(self, name: str) -> T:
         module, _, attribute = name.partition(":")
+        if module.startswith("."):
+            raise ConfigError(f"{self.kind} {name!r} cannot be imported: write the package before the first dot")
         try:
             entry: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:

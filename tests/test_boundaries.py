@@ -13,9 +13,10 @@ HARNESS = {"ray", "optuna", "mlflow"}
 # Which rooms each room may import from; config, errors and registry are everybody's.
 BASE = {"config", "errors", "registry"}
 ALLOWED = {
-    "config": BASE,
+    "config": BASE | {"yamlfile"},
     "errors": set(),
     "registry": BASE,
+    "yamlfile": {"errors"},
     "optim": BASE,
     "models": BASE,
     "data": BASE,

@@ -143,14 +143,20 @@ def load(config: Config) -> Dataset:
     Nothing is downloaded, and the source is the one that is asked for or an error.
 
     Raises:
-        ConfigError: unknown dataset, or one that does not return a :class:`Dataset`.
+        ConfigError: unknown dataset, or one that does not take a Config or return a :class:`Dataset`.
         DataError: the source is missing, damaged or too small.
     """
     name = config.data.dataset
     factory = DATASETS.get(name)
     if not callable(factory):
         raise ConfigError(f"dataset {name!r} must be a function that takes a Config, not {type(factory).__name__}")
-    dataset = factory(config)
+    try:
+        dataset = factory(config)
+    except TypeError as error:
+        # Raised by the call and not inside of a function: what cannot take a Config. All else is a bug of the function.
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        raise ConfigError(f"dataset {name!r} must be a function that takes a Config: {error}") from None
     if not isinstance(dataset, Dataset):
         raise ConfigError(f"dataset {name!r} must return a lsx.data.Dataset, not {type(dataset).__name__}")
     return dataset

@@ -57,7 +57,7 @@ def _embedded() -> Pool:
 
 def _torchvision(root: str) -> Pool:
     """What torchvision keeps in ``root/MNIST/raw``."""
-    folder = Path(root).expanduser() / "MNIST" / "raw"
+    folder = _place(root) / "MNIST" / "raw"
     try:
         complete = all(idx.find(folder, part) for part in _PARTS)
     except DataError:  # half of a pair: an interrupted download
@@ -70,7 +70,7 @@ def _torchvision(root: str) -> Pool:
 
 def _folder(root: str) -> Pool:
     """The idx files in ``root`` or ``root/MNIST/raw``; without a test pair the images are split like the embedded."""
-    folder = Path(root).expanduser()
+    folder = _place(root)
     if not folder.is_dir():
         raise DataError(f"data.root {root!r} is not a folder; it must hold the idx files of MNIST")
     for place in (folder, folder / "MNIST" / "raw"):
@@ -79,6 +79,18 @@ def _folder(root: str) -> Pool:
     raise DataError(
         f"data.root {root!r} holds neither train-images-idx3-ubyte(.gz) nor MNIST/raw/train-images-idx3-ubyte(.gz)"
     )
+
+
+def _place(root: str) -> Path:
+    """``root`` with the home folder put in for ``~``; it need not exist."""
+    try:
+        folder = Path(root).expanduser()
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of an unknown user
+        raise DataError(f"data.root {root!r} cannot be used: {error}") from None
+    return folder
 
 
 def _read(folder: Path, source: str) -> Pool:

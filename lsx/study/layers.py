@@ -28,7 +28,8 @@ def normal(content: Any, lines: Lines, *, at: tuple[str, ...] = ()) -> Document:
         at: where in the file ``content`` stands.
 
     Raises:
-        Fault: ``content``, or a section that has keys, is not a mapping.
+        Fault: ``content``, or a section that has keys, is not a mapping; or a searched key has something else than
+            dimensions.
     """
     if not isinstance(content, Mapping):
         raise Fault(at, f"must be a mapping of keys to values, not {content!r}")
@@ -42,7 +43,9 @@ def normal(content: Any, lines: Lines, *, at: tuple[str, ...] = ()) -> Document:
     if "reference_trials" in content:
         content["reference_trials"], lines = _references(content["reference_trials"], lines, at)
     if "space" in content:
-        content["space"] = {str(key): _dimensions(value) for key, value in content["space"].items()}
+        content["space"] = {
+            str(key): _dimensions(value, (*at, "space", str(key))) for key, value in content["space"].items()
+        }
     return Document(content, lines)
 
 
@@ -58,8 +61,15 @@ def _references(trials: Mapping[str, Any], lines: Lines, at: tuple[str, ...]) ->
     return flat, lines
 
 
-def _dimensions(value: Any) -> Any:
-    return [value] if isinstance(value, Mapping) else value
+def _dimensions(value: Any, path: tuple[str, ...]) -> Any:
+    variants = [value] if isinstance(value, Mapping) else value
+    if variants is None and path[0] == "profiles":  # takes the searched key away
+        return None
+    if not isinstance(variants, list | tuple) or not all(isinstance(one, Mapping) for one in variants):
+        raise Fault(
+            path, f"must be a mapping such as {{type: float, low: 0, high: 1}}, or a list of these, not {value!r}"
+        )
+    return variants
 
 
 def with_profile(document: Document, name: str | None) -> Document:

@@ -10,10 +10,10 @@ from lsx.errors import unknown
 from lsx.study.yamlines import Fault
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
 Value = bool | int | float | str | None
+MOST_STEPS = 1_000_000_000  # beyond, neighbours are told apart by rounding errors
 
 
 def _number(value: object) -> object:
@@ -92,6 +92,8 @@ class Dimension(BaseModel):
             return f"step {self.step} cannot be had on a log scale; leave out one of both"
         if self.step <= 0:
             return f"step {self.step} must be above 0"
+        if (high - low) / self.step > MOST_STEPS:
+            return f"step {self.step} is too small: more than {MOST_STEPS:,} steps from low {low} to high {high}"
         if not _whole((high - low) / self.step):
             return f"step {self.step} does not lead from low {low} to high {high}"
         return None
@@ -134,19 +136,6 @@ class Dimension(BaseModel):
         if self.type == "int":
             return trial.suggest_int(name, low, high, step=step or 1, log=self.log)
         return trial.suggest_float(name, low, high, step=step, log=self.log)
-
-    def distribution(self) -> "BaseDistribution":
-        """The same as Optuna knows it."""
-        from optuna import distributions as optuna
-
-        if self.choices is not None:
-            return optuna.CategoricalDistribution(self.choices)
-        low: Any = self.low
-        high: Any = self.high
-        step: Any = self.step
-        if self.type == "int":
-            return optuna.IntDistribution(low, high, log=self.log, step=step or 1)
-        return optuna.FloatDistribution(low, high, log=self.log, step=step)
 
 
 def _whole(value: float) -> bool:
@@ -209,17 +198,9 @@ class Space:
                 values[parameter.key] = parameter.dimension.ask(trial, parameter.name)
         return values
 
-    def distributions(self) -> dict[str, "BaseDistribution"]:
-        """Optuna name to distribution, of all dimensions."""
-        return {parameter.name: parameter.dimension.distribution() for parameter in self}
-
     def active(self, values: Mapping[str, Any]) -> tuple[Parameter, ...]:
         """The parameters that exist when the searched settings (Config keys) have these values."""
         return tuple(parameter for parameter in self if parameter.exists(values))
-
-    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Optuna params (by Optuna name) to Config keys."""
-        return {parameter.key: params[parameter.name] for parameter in self if parameter.name in params}
 
     def split(self, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Flat settings to (params, overrides).

@@ -1,15 +1,10 @@
 """YAML that knows on which line each key stands, so that a fault can name its place."""
 
-import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 from typing import Any, Self
 
-import yaml
-
 from lsx.errors import StudyError
-
-Path = tuple[Hashable, ...]
-"""Keys and list indices from the top of a document to a value."""
+from lsx.yamlfile import Path, YAMLFault, load_lines
 
 
 class Fault(StudyError):
@@ -26,15 +21,6 @@ class Fault(StudyError):
         self.message = message
         self.label = ".".join(map(str, self.path)) if label is None else label
         super().__init__(f"{self.label}: {message}" if self.label else message)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only; 1e-3 is a number, as in YAML 1.2, and not the text that YAML 1.1 makes of it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 class Lines:
@@ -82,37 +68,10 @@ def parse(text: str) -> tuple[Any, Lines]:
     """A YAML document as plain data, with its lines.
 
     Raises:
-        StudyError: not YAML, a duplicate key, or an alias inside of its own anchor; ``line: reason``.
+        StudyError: see :func:`lsx.yamlfile.load_lines`; ``line: reason``.
     """
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        lines = dict(_walk(node, (), ())) if node is not None else {}
-        data = loader.construct_document(node) if node is not None else None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise StudyError(f"{mark.line + 1 if mark else 1}: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise StudyError(f"1: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
+        data, lines = load_lines(text)
+    except YAMLFault as fault:
+        raise StudyError(f"{fault.line}: {fault.reason}") from None
     return data, Lines(lines)
-
-
-def _walk(node: yaml.Node, path: Path, above: tuple[int, ...]) -> Iterator[tuple[Path, int]]:
-    if id(node) in above:
-        raise StudyError(f"{node.start_mark.line + 1}: an alias stands inside of its own anchor")
-    above = (*above, id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield (*path, index), item.start_mark.line + 1
-            yield from _walk(item, (*path, index), above)
-    elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise StudyError(f"{line}: {key.value!r} stands here a second time; remove one")
-            seen.add(str(key.value))
-            yield (*path, str(key.value)), line
-            yield from _walk(value, (*path, str(key.value)), above)

@@ -279,3 +279,32 @@ def test_pool_refuses_arrays_that_do_not_fit(changes: dict[str, object], message
     pool = Pool(np.zeros((3, 1, 8, 8), np.uint8), np.zeros(3, np.int64), "made up")
     with pytest.raises(DataError, match=message):
         replace(pool, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["folder", "torchvision"])
+@pytest.mark.parametrize(
+    ("root", "message"), [("~nosuchuser/x", "home directory"), ("a\0b", "null"), ("a" * 5000, "too long")]
+)
+def test_a_root_that_no_path_can_have_is_one_line(source: str, root: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"^data.root .* cannot be used: .*{message}") as caught:
+        load(Config.build({"data.source": source, "data.root": root}))
+    assert "\n" not in str(caught.value) and "\0" not in str(caught.value)
+
+
+def test_a_function_that_takes_no_config_is_no_dataset() -> None:
+    with pytest.raises(ConfigError, match="^dataset 'math:sqrt' must be a function that takes a Config: must be real"):
+        load(Config.build({"data.dataset": "math:sqrt"}))
+
+
+def test_a_bug_inside_of_a_dataset_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def buggy(config: Config) -> Dataset:
+        return len(config.seed)  # type: ignore[arg-type, return-value]
+
+    monkeypatch.setitem(DATASETS._entries, "buggy", buggy)
+    with pytest.raises(TypeError, match="has no len"):
+        load(Config.build({"data.dataset": "buggy"}))
+
+
+def test_a_dataset_named_from_nowhere_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^dataset '.here:make' cannot be imported"):
+        load(Config.build({"data.dataset": ".here:make"}))

@@ -68,19 +68,12 @@ def test_active_dimensions_are_always_asked_and_inactive_ones_never(samples):
 
 def test_values_lie_in_the_bounds_of_their_own_variant(samples):
     bounds = {"adam": (1e-4, 1e-2), "adadelta": (0.05, 1.0)}
-    for trial, values in samples:
-        assert values == Space(SPACE).values(trial.params)
+    for _, values in samples:
         if values["critic.optimizer"] in bounds:
             low, high = bounds[values["critic.optimizer"]]
             assert low <= values["critic.learning_rate"] <= high
         assert values["critic.batches"] in (2, 4, 6, 8)
         assert (values["loss.lambda_c"] / 0.25).is_integer()
-
-
-def test_optuna_sees_the_declared_distributions(samples):
-    declared = Space(SPACE).distributions()
-    used = {name: kind for trial, _ in samples for name, kind in trial.distributions.items()}
-    assert used == declared
 
 
 def test_a_point_of_the_space_comes_back_through_optuna():
