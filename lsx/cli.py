@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from lsx.config import Config, settings
 from lsx.errors import ConfigError, LSXError
+from lsx.yamlfile import YAMLFault, load_plain
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -119,9 +119,9 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"--set {text!r} must be KEY=VALUE, e.g. loss.lambda_e=10")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text!r}: the value is not valid YAML") from None
+        return key, load_plain(value)
+    except YAMLFault as fault:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {fault.reason}") from None
 
 
 def _prepare(out: Path, config: Config) -> None:

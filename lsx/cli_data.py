@@ -62,7 +62,10 @@ def download(root: str) -> str:
     """
     from torchvision.datasets import MNIST
 
-    raw = Path(root).expanduser() / "MNIST" / "raw"
+    try:
+        raw = Path(root).expanduser() / "MNIST" / "raw"
+    except RuntimeError as error:
+        raise DataError(f"--root {root!r} cannot be used: {error}") from None
     # Not left to torchvision, which would fail on a damaged file that is there without naming it.
     if not all((raw / name.removesuffix(".gz")).is_file() for name, _ in MNIST.resources):
         try:

@@ -21,6 +21,10 @@ def test_python_in_the_readme_runs(block: str, tmp_path: Path, monkeypatch: pyte
         assert 0 <= scores["relevance_mass"] <= 1
 
 
+def test_nothing_is_left_to_be_filled_in() -> None:
+    assert "@@" not in README
+
+
 def test_the_readme_shows_ten_lines_of_python() -> None:
     first = [line for line in BLOCKS[0].splitlines() if line.strip()]
     assert len(first) == 10

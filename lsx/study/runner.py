@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from lsx.errors import LSXError, StudyError
 from lsx.study import quiet
 from lsx.study.checks import preflight
@@ -20,6 +18,7 @@ from lsx.study.display import Display
 from lsx.study.folder import StudyFolder
 from lsx.study.snapshot import Snapshot
 from lsx.study.spec import StudySpec
+from lsx.yamlfile import dump_plain
 
 quiet.prepare()
 
@@ -230,7 +229,7 @@ class _Driver:
         tags |= {tag: str(self.provenance[name]) for tag, name in names.items() if name in self.provenance}
         tracker.open_study(self.spec.study_name, tags, {trial.user_attrs.get("run_id", "") for trial in trials})
         file = self.folder.path / "study.yaml"
-        file.write_text(yaml.safe_dump(self.spec.plain(), sort_keys=False, allow_unicode=True))
+        file.write_text(dump_plain(self.spec.plain()))
         tracker.attach(tracker.parent, file)
         return Recorder(self.ledger, tracker, self.folder, rungs(self.spec.scheduler, self.spec.longest))
 
