@@ -43,7 +43,8 @@ class CriticSet:
         if len(split) != config.size:
             raise DataError(
                 f"the dataset's critic set has {len(split)} images; critic.batches {config.batches} x "
-                f"critic.batch_size {config.batch_size} needs {config.size}; load the dataset with the configuration that it is used with"
+                f"critic.batch_size {config.batch_size} needs {config.size}; "
+                "load the dataset with the configuration that it is used with"
             )
         shape = (config.batches, config.batch_size)
         return cls(split.images.reshape(*shape, *split.images.shape[1:]), split.labels.reshape(shape))
