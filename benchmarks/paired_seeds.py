@@ -1,6 +1,6 @@
 """Configurations compared over paired seeds, on test images: mean, 95 % interval, and difference to the first one.
 
-    python benchmarks/paired_seeds.py baseline=a.yaml best=b.yaml --seeds 5 --workers 2
+    python benchmarks/paired_seeds.py baseline=a.yaml best=b.yaml no_critic=b.yaml+loss.lambda_e=0 --seeds 5
 
 Every configuration is trained anew with each seed (weights, batch order, critics; the data and their splits stay), so
 differences are paired. Select configurations elsewhere, on validation images: this reads the test images.
@@ -25,16 +25,19 @@ def measure(job: tuple[str, str, int]) -> dict[str, object]:
     import torch
 
     import lsx
+    from lsx.yamlfile import load_plain
 
     torch.set_num_threads(1)
     name, path, seed = job
-    config = lsx.Config.load(path).replace({"seed": seed})
+    file, *changes = path.split("+")
+    changed = {key: load_plain(value) for key, value in (change.split("=", 1) for change in changes)}
+    config = lsx.Config.load(file).replace(changed | {"seed": seed})
     dataset = lsx.load_data(config)
     start = time.perf_counter()
     learner = lsx.fit(config, dataset)
     seconds = time.perf_counter() - start
     scores = lsx.evaluate(learner, dataset.to(next(learner.parameters()).device), "test", config)
-    return {"name": name, "seed": seed, "seconds": seconds, **{key: scores[key] for key in METRICS}}
+    return {"name": name, "seed": seed, "seconds": seconds, **{key: scores.get(key, math.nan) for key in METRICS}}
 
 
 def interval(values: list[float]) -> str:
@@ -48,7 +51,7 @@ def interval(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("configs", nargs="+", metavar="NAME=FILE[+KEY=VALUE]")
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 1 on (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at once (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="JSON of all single values")
