@@ -137,20 +137,25 @@ def closing(
         ui_line: command that opens them.
         command: what continues the study in a shell; :attr:`StudySpec.command` by default.
     """
-    best = Path(folder) / "best.yaml"
+    folder = _short_path(Path(folder))
     more = f"{command or spec.command} --trials {2 * max(spec.budget.trials, len(study.get_trials(deepcopy=False)))}"
     lines = {"results tracked in": tracking_uri, "open them": ui_line, "extend the study": more}
     chosen = choose(study, spec)
     if chosen is None:
         return Group(Text("No trial completed, so there is no front.", style="red"), _pairs(lines))
     lines = {
-        "chosen configuration": str(best),
-        "train with it again": _again(chosen, spec, Path(folder)),
+        "chosen configuration": str(folder / "best.yaml"),
+        "train with it again": _again(chosen, spec, folder),
     } | lines
     note = "← chosen: nearest to the ideal point, among trials that beat the baseline if there are any"
     if any("test" in trial.user_attrs for trial in front(study, spec)):
         note += "; second line of a cell: the same on test data"
     return Group(table(study, spec), Text(note, style="dim"), Text(), Text(answer(study, spec)), Text(), _pairs(lines))
+
+
+def _short_path(path: Path) -> Path:
+    """Relative to the working folder where it lies below: such a path survives a narrow terminal."""
+    return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
 
 
 def _again(trial: FrozenTrial, spec: StudySpec, folder: Path) -> str:
@@ -172,7 +177,7 @@ def answer(study: optuna.Study, spec: StudySpec) -> str:
             f"Of {_many(count, 'complete trial')}, trial {chosen.number} is chosen: {_said(chosen, spec)}."
         )
     better = [t for t in complete(study, spec) if _dominates(_losses(t, spec), _losses(first, spec))]
-    beaten = f"{len(better)} of the {count - 1} other complete trials" if better else "No other complete trial"
+    beaten = f"{len(better)} of the {count - 1} other complete trials" if better else "no other complete trial"
     opening = (
         f"The baseline reaches {_said(first, spec)}; {beaten} {'are' if len(better) > 1 else 'is'} at least as good "
         "in every objective and better in one."

@@ -209,7 +209,7 @@ def test_the_answer_tells_costs_and_failures():
     traded = answer(
         make({"role": "baseline", "values": [0.9, 0.05]}, {"values": [0.85, 0.01]}, {"values": [0.7, 0]}), SPEC
     )
-    assert "No other complete trial is at least as good" in traded
+    assert "no other complete trial is at least as good" in traded
     assert "chosen trial 1" in traded and "at the cost of accuracy" in traded
     kept = answer(make({"role": "baseline", "values": [0.9, 0.01]}, {"values": [0.85, 0.02]}), SPEC)
     assert "is the baseline itself: this study found no better compromise" in kept
@@ -220,3 +220,11 @@ def test_the_answer_quotes_test_figures_where_they_were_measured():
     test = {"accuracy": 0.88, "reference_relevance_mass": 0.055}
     text = answer(make({"role": "baseline", "values": [0.9, 0.05], "test": test}, {"values": [0.95, 0.04]}), SPEC)
     assert "accuracy 0.9000 (test 0.8800), reference_relevance_mass 0.0500 (test 0.0550)" in text
+
+
+def test_paths_below_the_working_folder_are_shown_short(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(closing(make(*STUDY), SPEC, tmp_path / "lsx-studies" / "decoys", "sqlite:///x.db", "mlflow ui"))
+    assert "--config lsx-studies/decoys/trials/" in console.file.getvalue()
+    assert str(tmp_path) not in console.file.getvalue()
