@@ -90,12 +90,12 @@ class ConfounderConfig(Section):
     size: Count = Field(4, description="side of the patch in pixels")
     intensity: Literal["descending", "ascending", "hue", "white"] = Field(
         "descending",
-        description="of the patch. descending, ascending: grey by class (255 - 25 d, 25 d for ten classes); hue: colour "
-        "by class, of RGB images; white: the same for all, with place by_class",
+        description="of the patch. descending, ascending: grey by class (255 - 25 d, 25 d for ten classes); hue: "
+        "colour by class, of RGB images; white: the same for all, with place by_class",
     )
     correlation: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0,
-        description="share of the training images whose confounder is tied to the label; that of the others is random",
+        description="share of the training images whose confounder follows the label; the others' is random",
     )
 
     @model_validator(mode="after")
@@ -119,8 +119,8 @@ class ExplainerConfig(Section):
 
     method: str = Field(
         "input_x_gradient",
-        description="registered explainer: input_x_gradient, integrated_gradient, input_x_integrated_gradient, gradcam, "
-        "saliency, smoothgrad, gradient_shap, guided_gradcam (evaluation only), input (a control), or "
+        description="registered explainer: input_x_gradient, integrated_gradient, input_x_integrated_gradient, "
+        "gradcam, saliency, smoothgrad, gradient_shap, guided_gradcam (evaluation only), input (a control), or "
         "package.module:Class",
     )
     target: Target = Field("true", description="class that is explained: the true or the predicted one")
@@ -140,7 +140,7 @@ class CriticConfig(Section):
     )
     labels: Literal["true", "permuted"] = Field(
         "true",
-        description="permuted: each batch's labels in random order, anew every time: the random critic, a control",
+        description="permuted: each batch's labels in random order, anew every time (the random critic, a control)",
     )
     batches: Count = Field(18, description="B_c, batches of one pass")
     batch_size: Count = Field(64, description="b_c, explanations per batch")

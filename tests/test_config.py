@@ -82,7 +82,7 @@ def test_later_settings_win_and_dotted_equals_nested() -> None:
         ({"data.source": "folder"}, "data: source 'folder' needs root"),
         ({"data": {"validation_fraction": 0.6, "test_fraction": 0.5}}, "leave nothing to train on"),
         ({"loss": 3}, "loss = 3 is not valid: should be a mapping of settings"),
-        ({"stages": "joint"}, "stages = 'joint' is not valid: should be a list of stages, e.g. [pretrain, joint]"),
+        ({"stages": "joint"}, "stages = 'joint' is not valid: should be a list of names, e.g. [pretrain, joint]"),
         ({"device": "gpu:0"}, "device = 'gpu:0' is not valid: should be auto, cpu, mps, cuda or cuda:N"),
     ],
 )
