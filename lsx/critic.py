@@ -98,7 +98,7 @@ def critic_pass(
         )
         cotangents = []
         for explanation, label in zip(explanations.detach().reshape(images.shape), labels, strict=True):
-            loss, cotangent = step(explanation, label)
+            loss, cotangent = step(explanation, _taught(label, config))
             losses.append(loss)
             cotangents.append(cotangent)
         scaled = torch.cat(cotangents).mul_(weight / len(order))
@@ -107,6 +107,13 @@ def critic_pass(
             if product is not None:
                 total.add_(product)
     return CriticPass(gradients, torch.stack(losses), critic)
+
+
+def _taught(labels: Tensor, config: CriticConfig) -> Tensor:
+    """The labels that the critic is told; the random critic's are another order of the batch's own, drawn anew."""
+    if config.labels == "true":
+        return labels
+    return labels[torch.randperm(len(labels), device=labels.device)]
 
 
 class _CriticStep:
@@ -150,6 +157,8 @@ def require_gradient(explainer: Explainer, learner: nn.Module, images: Tensor, l
     name = explainer.config.method
     problem = f"explainer {name!r} gives no gradient to the learner, so an explanation loss could not train it"
     cure = "set loss.lambda_e and loss.lambda_ft to 0, or choose a differentiable explainer"
+    if not explainer.trains_learner:
+        raise ConfigError(f"{problem} (it is for evaluation only); {cure}")
     explanation = explainer(learner, images, labels, create_graph=True)
     if not explanation.requires_grad:
         raise ConfigError(f"{problem}; {cure}")

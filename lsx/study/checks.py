@@ -193,7 +193,7 @@ def preflight(spec: StudySpec) -> Mapping[str, Any]:
     """
     from lsx import data
     from lsx.critic import CriticSet
-    from lsx.training.trainer import resolve_device
+    from lsx.training.device import resolve_device
 
     provenance: Mapping[str, Any] = {}
     seen: set[tuple[str | None, ...]] = set()

@@ -15,7 +15,7 @@ from lsx.study.folder import CHECKPOINT
 from lsx.study.recorder import Recorder
 from lsx.study.spec import StudySpec
 from lsx.training import load_learner
-from lsx.training.trainer import resolve_device
+from lsx.training.device import resolve_device
 
 
 def conclude(

@@ -8,10 +8,10 @@ from lsx import models
 from lsx.config import Config
 from lsx.data.types import Dataset
 from lsx.training import checkpoint
-from lsx.training.report import Callback, Report
+from lsx.training.report import Callback, Pulse, Report, Tick
 from lsx.training.trainer import Trainer, load_weights
 
-__all__ = ["Callback", "Report", "Trainer", "fit", "load_learner"]
+__all__ = ["Callback", "Pulse", "Report", "Tick", "Trainer", "fit", "load_learner"]
 
 
 def fit(config: Config, dataset: Dataset | None = None, callback: Callback | None = None) -> nn.Module:

@@ -18,7 +18,9 @@ from lsx.errors import CheckpointError, ConfigError, DivergedError
 from lsx.metrics.accuracy import accuracy
 from lsx.optim import optimizer, trainable
 from lsx.training import checkpoint
-from lsx.training.report import Callback, Report
+from lsx.training.course import Course, continue_from, set_learning_rate
+from lsx.training.device import isolated_randomness, randomness, resolve_device, seed_everything
+from lsx.training.report import Callback, Pulse, Report, Tick
 from lsx.training.stages import (
     Step,
     classification_step,
@@ -42,6 +44,7 @@ class Trainer:
         config: everything that decides the run.
         dataset: as :func:`lsx.data.load` gives it; loaded when left out.
         callback: gets a :class:`Report` after every epoch.
+        pulse: gets a :class:`Tick` before every step; may raise to stop there, and :meth:`state` is then that moment's.
 
     Attributes:
         learner: the network, on ``device``.
@@ -51,33 +54,51 @@ class Trainer:
     Raises:
         ConfigError: an unknown model or explainer, a device that is not there, or an
             explanation loss whose explainer gives the learner no gradient.
+        CheckpointError: ``config.start`` is no checkpoint, or of another architecture.
         DataError: see :func:`lsx.data.load`.
         DivergedError: from :meth:`run`, when a loss is no longer finite at the end of an epoch.
     """
 
-    def __init__(self, config: Config, dataset: Dataset | None = None, callback: Callback | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset | None = None,
+        callback: Callback | None = None,
+        pulse: Pulse | None = None,
+        *,
+        _resumes: bool = False,
+    ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
         self.dataset = (data.load(config) if dataset is None else dataset).to(self.device)
         self.callback = callback
+        self.pulse = pulse
         self.history: list[tuple[Stage, int, dict[str, float]]] = []
         self._explainer = explainers.build(config.explainer)
         self._teacher: nn.Module | None = None
         self._position = 0
+        self._course: Course | None = None
+        self._stopped_at: dict[str, Tensor] | None = None
         self._resume_from: dict[str, Any] | None = None
-        with _isolated_randomness(self.device):
+        with isolated_randomness(self.device):
             self.learner = self._fresh_learner("pretrain")
+            if config.start is not None and not _resumes:
+                load_weights(self.learner, checkpoint.load(config.start)["learner"])
             self._check()
 
     @classmethod
     def resume(
-        cls, source: Mapping[str, Any] | str | Path, dataset: Dataset | None = None, callback: Callback | None = None
+        cls,
+        source: Mapping[str, Any] | str | Path,
+        dataset: Dataset | None = None,
+        callback: Callback | None = None,
+        pulse: Pulse | None = None,
     ) -> "Trainer":
         """A trainer that continues from a checkpoint.
 
         Args:
-            source: a state (:meth:`Report.checkpoint`) or the path of a saved one.
-            dataset, callback: as for the constructor.
+            source: a state (:meth:`Report.checkpoint`, :meth:`state`) or the path of a saved one.
+            dataset, callback, pulse: as for the constructor.
 
         Raises:
             CheckpointError: unreadable, or of other data or another architecture than its configuration says.
@@ -87,8 +108,8 @@ class Trainer:
             config = Config.build(state["config"])
         except ConfigError as error:
             raise CheckpointError(f"the checkpoint's configuration is not valid here: {error}") from None
-        trainer = cls(config, dataset, callback)
-        with _isolated_randomness(trainer.device):
+        trainer = cls(config, dataset, callback, pulse, _resumes=True)
+        with isolated_randomness(trainer.device):
             trainer._adopt(state)
         return trainer
 
@@ -100,13 +121,42 @@ class Trainer:
     def run(self) -> nn.Module:
         """Train what is left of the stages and return the learner."""
         state, self._resume_from = self._resume_from, None
-        with _isolated_randomness(self.device):
-            for stage in self.config.stages:
-                if state and STAGES.index(stage) < STAGES.index(state["stage"]):
-                    continue
-                resumed = state if state and state["stage"] == stage else None
-                self._run_stage(stage, resumed)
+        with isolated_randomness(self.device):
+            try:
+                for stage in self.config.stages:
+                    if state and STAGES.index(stage) < STAGES.index(state["stage"]):
+                        continue
+                    self._run_stage(stage, state if state and state["stage"] == stage else None)
+            finally:  # the state of a run that was stopped is taken when the caller's randomness is back
+                self._stopped_at = randomness(self.device)
         return self.learner
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain data from which training resumes, also in the middle of an epoch; see :meth:`resume`.
+
+        Raises:
+            CheckpointError: no step has begun.
+        """
+        course = self._course
+        if course is None:
+            raise CheckpointError("training has not begun; there is nothing to continue from")
+        return {
+            "format": checkpoint.FORMAT,
+            "config": self.config.plain(),
+            "data": dict(self.dataset.provenance),
+            "stage": course.stage,
+            "epoch": course.epoch,
+            "step": course.step,
+            "totals": {name: value.detach().clone() for name, value in course.totals.items()},
+            "position": self._position,
+            "learner": _copy(self.learner),
+            "teacher": None if self._teacher is None else _copy(self._teacher),
+            "optimizer": copy.deepcopy(course.optimizer.state_dict()),
+            "random": {
+                "batches": course.batches.get_state() if course.shuffle is None else course.shuffle,
+                **(randomness(self.device) if self._stopped_at is None else self._stopped_at),
+            },
+        }
 
     def _run_stage(self, stage: Stage, state: dict[str, Any] | None) -> None:
         settings = self._settings(stage)
@@ -116,39 +166,38 @@ class Trainer:
             self._enter(stage)
         step = self._step(stage)
         optim = optimizer(settings.optimizer, trainable(self.learner), settings.learning_rate)
-        batches = torch.Generator().manual_seed(self._seed(stage) + 1)
+        course = Course(stage, optim, torch.Generator().manual_seed(self._seed(stage) + 1))
         if state is not None:
-            optim.load_state_dict(state["optimizer"])
-            _restore_randomness(state["random"], batches, self.device)
-        for epoch in range(state["epoch"] if state else 0, settings.epochs):
-            self._run_epoch(stage, epoch + 1, settings, step, optim, batches)
+            continue_from(course, state, self.device)
+        self._course = course
+        while course.epoch < settings.epochs:
+            self._run_epoch(course, settings, step)
 
-    def _run_epoch(
-        self,
-        stage: Stage,
-        epoch: int,
-        settings: StageConfig,
-        step: Step,
-        optim: torch.optim.Optimizer,
-        batches: torch.Generator,
-    ) -> None:
+    def _run_epoch(self, course: Course, settings: StageConfig, step: Step) -> None:
         start = time.perf_counter()
         self.learner.train()
-        rows = torch.randperm(len(self.dataset.train), generator=batches).to(self.device)
-        totals: dict[str, Tensor] = {}
+        course.shuffle = course.batches.get_state()
+        rows = torch.randperm(len(self.dataset.train), generator=course.batches).to(self.device)
         chunks = rows.split(settings.batch_size)
-        for index, chunk in enumerate(chunks):
-            done = (epoch - 1 + index / len(chunks)) / settings.epochs
-            _set_learning_rate(optim, settings, done)
-            optim.zero_grad()
-            for name, value in step(chunk).items():
-                totals[name] = totals[name] + value if name in totals else value
-            optim.step()
+        for index in range(course.step, len(chunks)):
+            course.step = index
+            if self.pulse is not None:
+                self.pulse(self._tick(course, settings, len(chunks)))
+            set_learning_rate(course.optimizer, settings, course.epoch, index / len(chunks))
+            course.optimizer.zero_grad()
+            for name, value in step(chunks[index]).items():
+                course.totals[name] = course.totals[name] + value if name in course.totals else value
+            course.optimizer.step()
         self._position += 1
-        metrics = self._summary(totals, len(chunks))
-        self.history.append((stage, epoch, metrics))
+        metrics = self._summary(course.totals, len(chunks))
+        metrics["learning_rate"] = course.optimizer.param_groups[0]["lr"]
+        course.epoch, course.step, course.shuffle, course.totals = course.epoch + 1, 0, None, {}
+        self.history.append((course.stage, course.epoch, metrics))
         if self.callback is not None:
-            self.callback(self._report(stage, epoch, metrics, time.perf_counter() - start, optim, batches))
+            self.callback(self._report(course, settings, metrics, time.perf_counter() - start))
+
+    def _tick(self, course: Course, settings: StageConfig, steps: int) -> Tick:
+        return Tick(course.stage, course.epoch, settings.epochs, course.step, steps, self._position, self.total)
 
     def _summary(self, totals: Mapping[str, Tensor], steps: int) -> dict[str, float]:
         """Means over the epoch's steps (the one synchronisation of an epoch) and validation accuracy."""
@@ -166,39 +215,22 @@ class Trainer:
         )
         return metrics
 
-    def _report(
-        self,
-        stage: Stage,
-        epoch: int,
-        metrics: dict[str, float],
-        seconds: float,
-        optim: torch.optim.Optimizer,
-        batches: torch.Generator,
-    ) -> Report:
-        position = self._position
-
-        def state() -> dict[str, Any]:
-            return {
-                "format": checkpoint.FORMAT,
-                "config": self.config.plain(),
-                "data": dict(self.dataset.provenance),
-                "stage": stage,
-                "epoch": epoch,
-                "position": position,
-                "learner": _copy(self.learner),
-                "teacher": None if self._teacher is None else _copy(self._teacher),
-                "optimizer": copy.deepcopy(optim.state_dict()),
-                "random": _randomness(batches, self.device),
-            }
-
-        settings = self._settings(stage)
+    def _report(self, course: Course, settings: StageConfig, metrics: dict[str, float], seconds: float) -> Report:
         return Report(
-            stage, epoch, settings.epochs, position, self.total, metrics, seconds, self.learner, checkpoint=state
+            stage=course.stage,
+            epoch=course.epoch,
+            epochs=settings.epochs,
+            position=self._position,
+            total=self.total,
+            metrics=metrics,
+            seconds=seconds,
+            learner=self.learner,
+            checkpoint=self.state,
         )
 
     def _enter(self, stage: Stage) -> None:
         """Seed a stage; finetuning keeps the joint model as teacher and starts from a new learner."""
-        _seed_everything(self._seed(stage), self.device)
+        seed_everything(self._seed(stage), self.device)
         if stage == "finetune":
             self._teacher = self.learner
             self.learner = self._fresh_learner(stage)
@@ -216,7 +248,9 @@ class Trainer:
         """e*: the joint model's explanations of the training split."""
         if self._teacher is None:
             raise CheckpointError("finetuning needs the joint model, and this checkpoint has none")
-        with models.evaluating(self._teacher) as teacher:
+        # Seeded by itself: an explainer may draw noise, and a resumed run must aim at the same explanations.
+        with isolated_randomness(self.device), models.evaluating(self._teacher) as teacher:
+            seed_everything(self._seed("finetune"), self.device)
             return explain_split(teacher, self._explainer, self.dataset.train, self.config.finetune.batch_size)
 
     def _settings(self, stage: Stage) -> StageConfig:
@@ -228,7 +262,7 @@ class Trainer:
         return self.config.seed * 8 + STAGES.index(stage) * 2
 
     def _fresh_learner(self, stage: Stage) -> nn.Module:
-        _seed_everything(self._seed(stage), self.device)
+        seed_everything(self._seed(stage), self.device)
         return models.build(self.config.model.name, self.dataset.image_shape, self.dataset.num_classes, self.device)
 
     def _check(self) -> None:
@@ -264,62 +298,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"the checkpoint's weights do not fit {type(model).__name__}: {reason}") from None
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA GPU, else the CPU.
-
-    Raises:
-        ConfigError: the named device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device = {name!r} is no device that torch knows") from None
-    there = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }[device.type]
-    if (device.index or 0) >= there:
-        raise ConfigError(f"device = {name!r} is not on this machine; it has {torch.cuda.device_count()} CUDA GPUs")
-    return device
-
-
-def _set_learning_rate(optim: torch.optim.Optimizer, settings: StageConfig, done: float) -> None:
-    """The schedule as a function of the share of the stage that is done: nothing to store, nothing to resume."""
-    if settings.schedule == "cosine":
-        for group in optim.param_groups:
-            group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
-
-
-def _isolated_randomness(device: torch.device) -> Any:
-    devices = [device] if device.type == "cuda" else []
-    return torch.random.fork_rng(devices=devices)
-
-
-def _seed_everything(seed: int, device: torch.device) -> None:
-    """Seed the generators that a run on ``device`` draws from, and no other GPU's."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
-
-
-def _randomness(batches: torch.Generator, device: torch.device) -> dict[str, Tensor | None]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"batches": batches.get_state(), "cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _restore_randomness(state: Mapping[str, Any], batches: torch.Generator, device: torch.device) -> None:
-    batches.set_state(state["batches"])
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

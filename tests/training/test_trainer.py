@@ -1,6 +1,7 @@
 """Stages, knobs, resumption: on real images, with a network small enough to be quick."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from lsx import data
 from lsx.config import Config
 from lsx.errors import CheckpointError, ConfigError, DataError, DivergedError
-from lsx.training import Report, Trainer, checkpoint
+from lsx.training import Report, Tick, Trainer, checkpoint
 from tests.tiny import Tiny
 
 BASE = Config.build(
@@ -69,6 +70,7 @@ def test_training_is_deterministic_and_leaves_the_callers_randomness_alone(refer
         {"critic.batch_size": 8},
         {"critic.learning_rate": 0.02},
         {"critic.optimizer": "adadelta"},
+        {"critic.labels": "permuted"},
         {"pretrain.optimizer": "sgd"},
         {"joint.optimizer": "sgd"},
         {"finetune.optimizer": "sgd"},
@@ -86,6 +88,8 @@ def test_training_is_deterministic_and_leaves_the_callers_randomness_alone(refer
         {"pretrain.schedule": "cosine"},
         {"joint.schedule": "cosine"},
         {"finetune.schedule": "constant"},
+        {"joint.schedule": "linear"},
+        {"joint.schedule": "exponential"},
         {"seed": 4},
         {"data.seed": 1},
         {"data.few_shot_fraction": 0.05},
@@ -134,16 +138,111 @@ def test_lambda_e_zero_ignores_the_critic_and_its_set() -> None:
     assert same(train(off, {"explainer.method": "gradcam"}), plain)
 
 
-def test_cosine_schedule_falls_from_the_learning_rate_to_zero() -> None:
-    cosine = {"stages": ["pretrain"], "pretrain": {"epochs": 3, "schedule": "cosine", "learning_rate": 0.1}}
-    rates: list[float] = []
-    Trainer(
-        Config.build(BASE, cosine),
-        callback=lambda report: rates.append(report.checkpoint()["optimizer"]["param_groups"][0]["lr"]),
-    ).run()
+@pytest.mark.parametrize(
+    ("schedule", "rate"),
+    [
+        ("constant", lambda done, epoch: 0.1),
+        ("cosine", lambda done, epoch: 0.05 * (1 + math.cos(math.pi * done))),
+        ("linear", lambda done, epoch: 0.1 * (1 - done)),
+        ("exponential", lambda done, epoch: 0.1 * 0.5**epoch),
+    ],
+)
+def test_schedules(schedule: str, rate: Callable[[float, int], float]) -> None:
+    settings = {"epochs": 3, "schedule": schedule, "decay": 0.5, "learning_rate": 0.1}
+    reports: list[tuple[float, float]] = []
+
+    def report(epoch: Report) -> None:
+        used = epoch.checkpoint()["optimizer"]["param_groups"][0]["lr"]
+        reports.append((used, epoch.metrics["learning_rate"]))
+
+    Trainer(Config.build(BASE, {"stages": ["pretrain"], "pretrain": settings}), callback=report).run()
     steps = 4  # 120 images in batches of 32
-    expected = [0.05 * (1 + math.cos(math.pi * (epoch * steps - 1) / (3 * steps))) for epoch in (1, 2, 3)]
-    assert rates == pytest.approx(expected)
+    expected = [rate((epoch * steps + steps - 1) / (3 * steps), epoch) for epoch in range(3)]
+    assert [used for used, _ in reports] == pytest.approx(expected)
+    assert [told for _, told in reports] == pytest.approx(expected)
+
+
+class Stopped(Exception):
+    """What a pulse raises to stop training."""
+
+
+def stop_at(place: tuple[str, int, int]) -> Callable[[Tick], None]:
+    def pulse(tick: Tick) -> None:
+        if (tick.stage, tick.epoch, tick.step) == place:
+            raise Stopped
+
+    return pulse
+
+
+@pytest.mark.parametrize(
+    "place", [("pretrain", 0, 0), ("pretrain", 1, 2), ("joint", 0, 0), ("joint", 1, 3), ("finetune", 0, 1)]
+)
+def test_stopping_between_two_steps_and_resuming_ends_at_the_same_bits(
+    tmp_path: Any, reference: nn.Module, states: list[dict[str, Any]], place: tuple[str, int, int]
+) -> None:
+    trainer = Trainer(BASE, pulse=stop_at(place))
+    with pytest.raises(Stopped):
+        trainer.run()
+    path = checkpoint.save(trainer.state(), tmp_path / "state.pt")
+    later: list[Report] = []
+    last: list[dict[str, Any]] = []
+
+    def report(epoch: Report) -> None:
+        later.append(epoch)
+        last[:] = [epoch.checkpoint()]
+
+    assert same(Trainer.resume(path, callback=report).run(), reference)
+    assert_equal(last[0], states[-1])
+    assert later[0].epoch == place[1] + 1
+
+
+def test_an_epoch_that_was_interrupted_reports_the_same_losses() -> None:
+    whole: list[Report] = []
+    Trainer(BASE, callback=whole.append).run()
+    trainer = Trainer(BASE, pulse=stop_at(("joint", 0, 2)))
+    with pytest.raises(Stopped):
+        trainer.run()
+    rest: list[Report] = []
+    Trainer.resume(trainer.state(), callback=rest.append).run()
+    assert [report.metrics for report in rest] == [report.metrics for report in whole[2:]]
+
+
+def test_there_is_no_state_before_the_first_step() -> None:
+    with pytest.raises(CheckpointError, match="training has not begun"):
+        Trainer(BASE).state()
+
+
+def test_ticks_count_the_steps_of_every_stage() -> None:
+    ticks: list[Tick] = []
+    Trainer(BASE, pulse=ticks.append).run()
+    assert [(tick.stage, tick.epoch, tick.step) for tick in ticks] == [
+        (stage, epoch, step) for stage in ("pretrain", "joint", "finetune") for epoch in (0, 1) for step in range(4)
+    ]
+    assert {(tick.epochs, tick.steps, tick.total) for tick in ticks} == {(2, 4, 6)}
+    assert [tick.position for tick in ticks] == [position for position in range(6) for _ in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [(["pretrain"], ["joint", "finetune"]), (["pretrain", "joint"], ["finetune"])]
+)
+def test_stages_trained_one_run_after_the_other_are_those_of_one_run(
+    tmp_path: Any, reference: nn.Module, first: list[str], then: list[str]
+) -> None:
+    path = tmp_path / "first.pt"
+    Trainer(BASE.replace({"stages": first}), callback=lambda report: checkpoint.save(report.checkpoint(), path)).run()
+    later = BASE.replace({"stages": then, "start": str(path)})
+    taken: list[dict[str, Any]] = []
+    assert same(Trainer(later, callback=lambda report: taken.append(report.checkpoint())).run(), reference)
+    path.unlink()  # a resumed run has all that it needs
+    assert same(Trainer.resume(taken[0]).run(), reference)
+
+
+def test_a_start_of_another_architecture_is_refused(tmp_path: Any, states: list[dict[str, Any]]) -> None:
+    path = checkpoint.save(states[0], tmp_path / "start.pt")
+    with pytest.raises(CheckpointError, match="do not fit SimpleConvNet"):
+        Trainer(BASE.replace({"start": str(path), "model.name": "SimpleConvNet"}))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Trainer(BASE.replace({"start": str(tmp_path / "none.pt")}))
 
 
 @pytest.fixture(scope="module")
