@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsx import models
@@ -23,10 +24,53 @@ def test_networks_are_the_published_ones(name: str, parameters: int, encoding: i
     assert models.gradcam_layer(model) is model.conv2
 
 
+def test_the_mlp_control_sees_pixels_only() -> None:
+    """Against its formula; its output does not depend on where a pixel lies, if its weights move along."""
+    torch.manual_seed(0)
+    model = models.build("MLP", (1, 28, 28), 10)
+    images = torch.randn(3, 1, 28, 28)
+    assert sum(p.numel() for p in model.parameters()) == 235_146
+    hidden = (images.flatten(1) @ model.fc1.weight.T + model.fc1.bias).clamp(min=0)
+    encoding = (hidden @ model.fc2.weight.T + model.fc2.bias).clamp(min=0)
+    torch.testing.assert_close(models.encode(model, images), encoding)
+    torch.testing.assert_close(model(images), (encoding @ model.fc3.weight.T + model.fc3.bias).log_softmax(1))
+    order = torch.randperm(784)
+    shuffled = images.flatten(1)[:, order].reshape(images.shape)
+    expected = model(images)
+    model.fc1.weight.data = model.fc1.weight.data[:, order]
+    torch.testing.assert_close(model(shuffled), expected)
+    with pytest.raises(ConfigError, match="Grad-CAM needs a convolution; model MLP has none"):
+        models.gradcam_layer(model)
+
+
+def functional(model: nn.Module, images: Tensor) -> Tensor:
+    """The convolutional networks of the paper without a module for their ReLUs."""
+    pool = F.avg_pool2d if isinstance(model, models.Net1) else F.max_pool2d
+    hidden = F.relu(model.conv1(images))
+    hidden = F.relu(model.conv2(hidden if isinstance(model, models.Net1) else pool(hidden, 2)))
+    return model.fc2(F.relu(model.fc1(pool(hidden, 2).flatten(1)))).log_softmax(1)
+
+
 @pytest.mark.parametrize("name", ["Net1", "SimpleConvNet"])
-def test_other_image_shapes(name: str) -> None:
-    model = models.build(name, (3, 32, 40), 4)
-    assert model(torch.randn(2, 3, 32, 40)).shape == (2, 4)
+def test_relu_modules_change_neither_outputs_nor_the_names_of_weights(name: str) -> None:
+    model = models.build(name, (1, 28, 28), 10)
+    images = torch.randn(3, 1, 28, 28)
+    assert torch.equal(model(images), functional(model, images))
+    layers = ("conv1", "conv2", "fc1", "fc2")
+    assert list(model.state_dict()) == [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("name", ["Net1", "SimpleConvNet", "MLP"])
+def test_any_channels_and_sizes(name: str, channels: int) -> None:
+    model = models.build(name, (channels, 32, 41), 4)
+    output = model(torch.randn(2, channels, 32, 41))
+    torch.testing.assert_close(output.exp().sum(1), torch.ones(2))
+    assert output.shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["Net1", "SimpleConvNet"])
+def test_too_small_images_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="images of 5x5 pixels are too small"):
         models.build(name, (1, 5, 5), 10)
 
@@ -69,7 +113,7 @@ def test_a_user_adds_a_network_by_name_or_path() -> None:
     model = models.build("tests.test_models:Linear", (1, 4, 4), 3)
     images = torch.randn(2, 1, 4, 4)
     torch.testing.assert_close(models.encode(model, images), images.flatten(1) * 2)
-    with pytest.raises(ConfigError, match="'gradcam' needs a convolution"):
+    with pytest.raises(ConfigError, match="Grad-CAM needs a convolution; model Linear has none"):
         models.gradcam_layer(model)
     with pytest.raises(ConfigError, match="registered already"):
         models.register("linear_for_test")(Tiny)

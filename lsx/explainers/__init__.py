@@ -7,16 +7,23 @@ from lsx.explainers.gradient import (
     InputXGradientExplainer,
     InputXIntegratedGradientExplainer,
     IntegratedGradientExplainer,
+    SaliencyExplainer,
 )
+from lsx.explainers.guided import GuidedGradCamExplainer
+from lsx.explainers.noise import GradientShapExplainer, SmoothGradExplainer
 
 __all__ = [
     "EXPLAINERS",
     "Explainer",
     "GradCamExplainer",
+    "GradientShapExplainer",
+    "GuidedGradCamExplainer",
     "InputExplainer",
     "InputXGradientExplainer",
     "InputXIntegratedGradientExplainer",
     "IntegratedGradientExplainer",
+    "SaliencyExplainer",
+    "SmoothGradExplainer",
     "build",
     "register",
 ]

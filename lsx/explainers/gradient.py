@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, LayerAttribution, LayerGradCam
+from captum.attr import InputXGradient, IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
 from torch import Tensor, nn
 
 from lsx.explainers.base import Explainer, register
@@ -43,6 +43,19 @@ class InputXGradientExplainer(Explainer):
     def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
         """See :meth:`Explainer.attribute`."""
         method = InputXGradient(model)
+        method.gradient_func = partial(input_gradients, create_graph=create_graph)
+        leaf = images.detach().requires_grad_()
+        attribution: Tensor = method.attribute(leaf, target=targets)
+        return attribution
+
+
+@register("saliency")
+class SaliencyExplainer(Explainer):
+    """|∂f(x)_y/∂x| (Simonyan et al. 2014): nothing to clip, so signs are lost, which the paper means."""
+
+    def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
+        """See :meth:`Explainer.attribute`; nowhere negative."""
+        method = Saliency(model)
         method.gradient_func = partial(input_gradients, create_graph=create_graph)
         leaf = images.detach().requires_grad_()
         attribution: Tensor = method.attribute(leaf, target=targets)
@@ -83,9 +96,15 @@ class GradCamExplainer(Explainer):
 
     def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
         """See :meth:`Explainer.attribute`; one map per image, repeated over its channels."""
-        method = LayerGradCam(model, gradcam_layer(model))
+
+        def chosen(inputs: Tensor) -> Tensor:
+            # Captum would read the target of a single image from the device, and wait for it.
+            outputs: Tensor = model(inputs).gather(1, targets.unsqueeze(1))
+            return outputs.squeeze(1)
+
+        method = LayerGradCam(chosen, gradcam_layer(model))
         with torch.enable_grad():
-            maps = method.attribute(images.detach(), targets, grad_kwargs={"create_graph": create_graph})
+            maps = method.attribute(images.detach(), grad_kwargs={"create_graph": create_graph})
         resized = LayerAttribution.interpolate(_min_max(maps), tuple(images.shape[2:]))
         attribution: Tensor = resized.expand(-1, images.shape[1], -1, -1)
         return attribution

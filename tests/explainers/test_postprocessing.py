@@ -11,7 +11,8 @@ from lsx.explainers import Explainer, InputXGradientExplainer
 from lsx.explainers.base import scale
 from tests.tiny import images, load, network
 
-METHODS = ["input_x_gradient", "integrated_gradient", "input_x_integrated_gradient", "gradcam"]
+EXACT = ["input_x_gradient", "integrated_gradient", "input_x_integrated_gradient", "gradcam", "saliency"]
+METHODS = [*EXACT, "smoothgrad", "gradient_shap"]
 
 
 def test_batch_and_sample_normalization() -> None:
@@ -34,7 +35,7 @@ def test_groups_are_batches_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EXACT)
 def test_one_image_at_a_time_equals_the_batch(method: str, create_graph: bool) -> None:
     values = load("explanations")
     model, inputs, labels = network(values, "learner"), images(values)[:4], values["y"][:4]
@@ -81,12 +82,27 @@ def test_explanations_work_under_no_grad_and_in_evaluation_mode() -> None:
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_colour_images_keep_their_shape() -> None:
+class Falling(nn.Module):
+    """Every class's output falls with every pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(-torch.rand(16, 3) - 0.1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"gradcam", "saliency"}))
+def test_a_batch_without_positive_attribution_is_zero_and_its_gradient_too(method: str) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5), nn.LogSoftmax(1))
-    for method in [*METHODS, "input"]:
-        explainer = explainers.build(ExplainerConfig(method=method, steps=3))
-        assert explainer(model, torch.randn(2, 3, 8, 8), torch.tensor([1, 4])).shape == (2, 3, 8, 8)
+    model, bright = Falling(), 5 + torch.rand(2, 1, 4, 4)
+    explanation = explainers.build(ExplainerConfig(method=method, steps=3))(
+        model, bright, torch.tensor([0, 2]), create_graph=True
+    )
+    assert not explanation.any()
+    (gradient,) = torch.autograd.grad(explanation.sum(), [model.weight])
+    assert not gradient.any()
 
 
 class Absolute(InputXGradientExplainer):

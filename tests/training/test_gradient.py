@@ -11,11 +11,12 @@ from lsx.config import CriticConfig, ExplainerConfig
 from lsx.critic import CriticSet, critic_pass, require_gradient
 from lsx.errors import ConfigError
 from lsx.explainers import Explainer
-from lsx.models import Net1, SimpleConvNet
+from lsx.models import MLP, Net1, SimpleConvNet
 from lsx.optim import optimizer, weighted_cross_entropy
 from tests.tiny import Tiny, images, load, network
 
 LAMBDA_E = 10.0
+NOISE = 5  # seed of what noisy explainers draw: every loss that is compared must see the same
 CONFIG = CriticConfig(batches=3, batch_size=8, optimizer="adam", learning_rate=1e-2)
 
 
@@ -35,13 +36,15 @@ def frozen_critics(
     learner: nn.Module, critic: nn.Module, critic_set: CriticSet, order: Tensor, weights: Tensor, explainer: Explainer
 ) -> list[nn.Module]:
     """The critic as it was at each batch, by a plain loop of its own."""
+    torch.manual_seed(NOISE)
     critic = copy.deepcopy(critic)
     optim = optimizer(CONFIG.optimizer, critic.parameters(), CONFIG.learning_rate)
     critics = []
     for batch in order:
         critics.append(copy.deepcopy(critic))
         optim.zero_grad()
-        explanation = explainer(learner, critic_set.images[batch], critic_set.labels[batch])
+        explanation = explainer(learner, critic_set.images[batch], critic_set.labels[batch], create_graph=True)
+        explanation = explanation.detach()
         weighted_cross_entropy(critic(explanation), critic_set.labels[batch], weights).backward()
         optim.step()
     return critics
@@ -56,6 +59,10 @@ def frozen_critics(
         ("integrated_gradient", {"steps": 6}),
         ("input_x_integrated_gradient", {"steps": 6}),
         ("gradcam", {}),
+        ("saliency", {}),
+        ("smoothgrad", {"samples": 3}),
+        ("smoothgrad", {"samples": 2, "noise": 0.3, "normalization": "sample"}),
+        ("gradient_shap", {"samples": 3}),
     ],
 )
 def test_explanation_gradient_equals_finite_differences(method: str, options: dict[str, object]) -> None:
@@ -64,9 +71,10 @@ def test_explanation_gradient_equals_finite_differences(method: str, options: di
     critics = frozen_critics(learner, critic, critic_set, order, weights, explainer)
 
     def loss() -> float:
+        torch.manual_seed(NOISE)
         losses = [
             weighted_cross_entropy(
-                frozen(explainer(learner, critic_set.images[batch], critic_set.labels[batch])),
+                frozen(explainer(learner, critic_set.images[batch], critic_set.labels[batch], create_graph=True)),
                 critic_set.labels[batch],
                 weights,
             )
@@ -74,6 +82,7 @@ def test_explanation_gradient_equals_finite_differences(method: str, options: di
         ]
         return LAMBDA_E * float(torch.stack(losses).mean().detach())
 
+    torch.manual_seed(NOISE)
     taught = critic_pass(learner, critic, critic_set, order, explainer, weights, CONFIG, LAMBDA_E)
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
@@ -92,8 +101,15 @@ def test_explanation_gradient_equals_finite_differences(method: str, options: di
         assert analytic == pytest.approx(numeric, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("model", [Net1, SimpleConvNet, Tiny])
-@pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradient", "gradcam"])
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        (model, method)
+        for model in (Net1, SimpleConvNet, MLP, Tiny)
+        for method in ("input_x_gradient", "integrated_gradient", "gradcam", "saliency", "smoothgrad", "gradient_shap")
+        if (model, method) != (MLP, "gradcam")
+    ],
+)
 def test_gradient_reaches_every_learner_weight(model: type[nn.Module], method: str) -> None:
     torch.manual_seed(0)
     values = load("joint_step_input_x_gradient")
@@ -101,7 +117,7 @@ def test_gradient_reaches_every_learner_weight(model: type[nn.Module], method: s
         images(values, "critic_x_uint8")[:16].reshape(2, 8, 1, 28, 28), values["critic_y"][:16].reshape(2, 8)
     )
     learner = model()
-    explainer = explainers.build(ExplainerConfig(method=method, steps=3))
+    explainer = explainers.build(ExplainerConfig(method=method, steps=3, samples=2))
     taught = critic_pass(
         learner, model(), critic_set, torch.arange(2), explainer, values["class_weights"], CONFIG, LAMBDA_E
     )
@@ -141,6 +157,6 @@ def test_explainer_without_gradient_is_refused(factory: type[Explainer]) -> None
 
 def test_differentiable_explainer_is_accepted() -> None:
     values = load("explanations")
-    for method in ("input_x_gradient", "integrated_gradient", "input_x_integrated_gradient", "gradcam"):
+    for method in set(explainers.EXPLAINERS) - {"input", "guided_gradcam"}:
         explainer = explainers.build(ExplainerConfig(method=method, steps=4))
         assert require_gradient(explainer, Tiny(), images(values), values["y"]) is None
