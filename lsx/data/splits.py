@@ -32,29 +32,39 @@ class Rows:
     critic: Indices
 
 
-def split(labels: Indices, official_test: int, data: DataConfig, critic: CriticConfig | None) -> Rows:
+def split(
+    labels: Indices,
+    official_test: int,
+    data: DataConfig,
+    critic: CriticConfig | None,
+    *,
+    official_validation: int = 0,
+) -> Rows:
     """Split a pool.
 
-    Fractions are of the pool without its official test set; a few-shot fraction
-    is of what validation and test leave for training. A separate critic set takes
-    what the few-shot fraction leaves unused, and only what is then missing from
-    the training set.
+    Fractions are of the pool without its official validation and test sets; a
+    few-shot fraction is of what validation and test leave for training. A separate
+    critic set takes what the few-shot fraction leaves unused, and only what is
+    then missing from the training set.
 
     Args:
         labels: (N,), 0 ≤ label.
         official_test: how many of the last rows are the source's own test set; 0: one is split off.
         data: seed and fractions.
         critic: size and place of the critic set; None leaves it empty.
+        official_validation: how many of the rows before them are its own validation set; 0: one is split off.
 
     Raises:
         DataError: too few images for what is asked.
     """
     order = np.random.default_rng([data.seed, _STREAM]).permutation(len(labels))
-    own = order[order < len(labels) - official_test]
+    first_test = len(labels) - official_test
+    first_validation = first_test - official_validation
+    own = order[order < first_validation]
     rank = _rank_within_class(labels, own)
     held = labels[own]
     counts = np.bincount(held)
-    trainable, validation = _held_out(counts, data, split_test=not official_test)
+    trainable, validation = _held_out(counts, data, not official_validation, not official_test)
 
     training, separate = _train_and_critic(trainable, data, critic)
     # Ranks of a class, from 0: training, separate critic, unused, validation, test.
@@ -66,8 +76,12 @@ def split(labels: Indices, official_test: int, data: DataConfig, critic: CriticC
         chosen = rank < within[held]
     else:
         chosen = (rank >= training[held]) & (rank < (training + separate)[held])
-    test = order[order >= len(labels) - official_test] if official_test else own[in_test]
-    return Rows(train, own[in_validation], test, own[chosen])
+    validation_rows, test_rows = own[in_validation], own[in_test]
+    if official_validation:
+        validation_rows = order[(order >= first_validation) & (order < first_test)]
+    if official_test:
+        test_rows = order[order >= first_test]
+    return Rows(train, validation_rows, test_rows, own[chosen])
 
 
 def _rank_within_class(labels: Indices, order: Indices) -> Indices:
@@ -80,13 +94,13 @@ def _rank_within_class(labels: Indices, order: Indices) -> Indices:
     return rank
 
 
-def _held_out(counts: Indices, data: DataConfig, split_test: bool) -> tuple[Indices, Indices]:
+def _held_out(counts: Indices, data: DataConfig, split_validation: bool, split_test: bool) -> tuple[Indices, Indices]:
     """Images per class for training and for validation; test gets the rest."""
     total = int(counts.sum())
-    validation = round(data.validation_fraction * total)
+    validation = round(data.validation_fraction * total) if split_validation else 0
     test = round(data.test_fraction * total) if split_test else 0
     classes = np.count_nonzero(counts)
-    if validation < 1:
+    if split_validation and validation < 1:
         raise DataError(f"data.validation_fraction {data.validation_fraction} of {total} images is none; raise it")
     if split_test and test < 1:
         raise DataError(f"data.test_fraction {data.test_fraction} of {total} images is none; raise it")

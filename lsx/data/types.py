@@ -1,6 +1,6 @@
 """What a loaded dataset is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,27 +15,31 @@ class Split:
     Attributes:
         images: float32 (N, C, H, W), normalised.
         labels: int64 (N,), 0 ≤ label < K.
-        masks: bool (N, 1, H, W), ground-truth region (decoy patch); None where the data has none.
+        masks: bool (N, 1, H, W), where the confounder is (decoy patch); None where the data has none.
         index: int64 (N,), row of each image in the source's pool; for disjointness checks and provenance.
+        foreground: bool (N, 1, H, W), where the object itself is; None where that is unknown.
     """
 
     images: Tensor
     labels: Tensor
     masks: Tensor | None
     index: Tensor
+    foreground: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "Split":
         """The split with its tensors on ``device``."""
-        masks = None if self.masks is None else self.masks.to(device)
-        return Split(self.images.to(device), self.labels.to(device), masks, self.index.to(device))
+        return self._each(lambda tensor: tensor.to(device))
 
     def take(self, rows: Tensor | slice) -> "Split":
         """Some rows of the split, in that order."""
-        masks = None if self.masks is None else self.masks[rows]
-        return Split(self.images[rows], self.labels[rows], masks, self.index[rows])
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Split":
+        there = {name: change(tensor) for name, tensor in vars(self).items() if tensor is not None}
+        return replace(self, **there)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Dataset:
         train, validation, test: disjoint splits.
         critic: B_c · b_c images for the critic, in fixed batches of b_c; empty where no stage uses a critic.
         num_classes: K.
-        mean, std: of the normalisation; a pixel p in 0–255 becomes (p/255 − mean)/std.
+        mean, std: (C,) of the normalisation; a pixel p in 0–1 of channel c becomes (p − mean_c)/std_c.
     """
 
     name: str
@@ -58,8 +62,8 @@ class Dataset:
     test: Split
     critic: Split
     num_classes: int
-    mean: float
-    std: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -79,5 +83,6 @@ class Dataset:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def raw(self, images: Tensor) -> Tensor:
-        """Undo the normalisation: (…) floats in 0–1."""
-        return (images * self.std + self.mean).clamp(0, 1)
+        """Undo the normalisation of (…, C, H, W): floats in 0–1."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (images * std + mean).clamp(0, 1)

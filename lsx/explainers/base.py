@@ -85,15 +85,20 @@ class Explainer(ABC):
         return explanation if create_graph else explanation.detach()
 
 
+FAINT = 1e-20
+"""Maxima below this count as no attribution: dividing by them overflows in the second derivative (float32)."""
+
+
 def scale(attribution: Tensor, group: int) -> Tensor:
-    """Divide by the maximum over every ``group`` consecutive samples; a group without positive values stays zero.
+    """Divide by the maximum over every ``group`` consecutive samples; a group without any above ``FAINT`` stays as it is.
 
     The maximum is part of the graph, as in the authors' code.
     """
     grouped = attribution.reshape(len(attribution) // group, -1)
     top = grouped.amax(dim=1, keepdim=True)
-    # Where nothing is positive the divisor is a constant 1: no NaN in value or gradient.
-    return (grouped / torch.where(top > 0, top, torch.ones_like(top))).reshape(attribution.shape)
+    # Where nothing is positive the divisor is a constant 1: no NaN in value or gradient. A saturated network's
+    # attributions come close: the derivative of its log-probability underflows.
+    return (grouped / torch.where(top > FAINT, top, torch.ones_like(top))).reshape(attribution.shape)
 
 
 def predicted(model: nn.Module, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Independent networks that the separability metrics need: IIES's encoder, and an untrained learner as control."""
+"""Networks beside the learner: IIES's encoder, an untrained learner as control, and how small ones are trained."""
 
 import hashlib
 from collections.abc import Callable, Hashable
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lsx.data.types import Dataset, Split
+from lsx.data.types import Dataset
 from lsx.models import build
 
 T = TypeVar("T")
@@ -68,18 +68,31 @@ def encoder(dataset: Dataset, epochs: int, seed: int) -> nn.Module:
 
 def _train(dataset: Dataset, epochs: int, seed: int) -> nn.Module:
     train = dataset.train
-    name = "SimpleConvNet" if min(dataset.image_shape[1:]) >= SMALLEST_SIDE else "Net1"
+    name = small_network(dataset.image_shape)
     model = fresh(name, dataset.image_shape, dataset.num_classes, seed, train.images.device)
+    fit(model, train.images, train.labels, epochs, seed)
+    return model.eval().requires_grad_(False)
+
+
+def small_network(image_shape: tuple[int, int, int]) -> str:
+    """The registered model that suits images (C, H, W) and is cheap."""
+    return "SimpleConvNet" if min(image_shape[1:]) >= SMALLEST_SIDE else "Net1"
+
+
+def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int) -> None:
+    """Minimise the cross entropy by Adam (learning rate 1e-3, batches of 64), in place.
+
+    Args:
+        model: images (B, C, H, W) to log-probabilities (B, K), in training mode.
+        images, labels: (N, C, H, W), and int64 (N,).
+        epochs: passes over them.
+        seed: of the order of the images.
+    """
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     with torch.enable_grad():
         for _ in range(epochs):
-            for rows in torch.randperm(len(train), generator=order).to(train.labels.device).split(BATCH_SIZE):
-                _step(model, optimizer, train.take(rows))
-    return model.eval().requires_grad_(False)
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Split) -> None:
-    optimizer.zero_grad()
-    F.nll_loss(model(batch.images), batch.labels).backward()
-    optimizer.step()
+            for rows in torch.randperm(len(labels), generator=order).to(labels.device).split(BATCH_SIZE):
+                optimizer.zero_grad()
+                F.nll_loss(model(images[rows]), labels[rows]).backward()
+                optimizer.step()

@@ -24,6 +24,7 @@ Replacement = Literal["median", "mean", "min", "zero"]
 KINDS: tuple[Kind, ...] = ("comprehensiveness", "sufficiency")
 THRESHOLDS = (0.99, 0.95, 0.9, 0.8, 0.5)
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
+UNRANKED = "without a map that ranks pixels (constant)"
 MIN_MAX_EPSILON = 1e-6  # the authors' code divides by the span plus this
 
 
@@ -144,7 +145,7 @@ def contrast(explained: Curve, random: Curve, maps: Tensor) -> tuple[Score, Scor
     usable = informative(maps)
     gaps = (random.correct - explained.correct, random.probability - explained.probability)
     per_image = (torch.where(usable, 100 * gap.mean(dim=0), torch.nan) for gap in gaps)
-    accuracy, probability = (mean(values, "without a map that ranks pixels (constant)") for values in per_image)
+    accuracy, probability = (mean(values, UNRANKED) for values in per_image)
     return accuracy, probability
 
 

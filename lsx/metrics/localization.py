@@ -13,6 +13,9 @@ from torch import Tensor
 
 from lsx.metrics.score import informative, pixel_map
 
+UNRANKED = "constant, without positive attribution, or without a mask"
+"""What NaN means."""
+
 
 def relevance_mass(explanations: Tensor, masks: Tensor) -> Tensor:
     """Share of the positive attribution that lies inside the mask."""

@@ -50,3 +50,12 @@ def informative(explanations: Tensor) -> Tensor:
     """bool (N,), maps (N, C, H, W) that rank pixels at all: finite and not constant (so not all zero)."""
     low, high = pixel_map(explanations).aminmax(dim=1)
     return (high > low) & (high - low).isfinite()
+
+
+def unusable(explanations: Tensor) -> str:
+    """Why no number can be had from all of these maps (N, C, H, W); empty when one can."""
+    if not torch.isfinite(explanations).all():
+        return "explanations hold values that are not finite"
+    if not informative(explanations).any():
+        return f"all {len(explanations)} maps are constant"
+    return ""

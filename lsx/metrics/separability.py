@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lsx.metrics.score import Score, informative
+from lsx.metrics.score import Score, unusable
 
 FIT_SHARE = 0.8
 
@@ -28,7 +28,7 @@ def ridge(explanations: Tensor, labels: Tensor) -> Score:
 
     fit = int(FIT_SHARE * len(labels))
     features, classes = explanations.flatten(1).cpu().numpy(), labels.cpu().numpy()
-    if reason := _unusable(explanations):
+    if reason := unusable(explanations):
         return Score.undefined(reason)
     if len(set(classes[:fit].tolist())) < 2:
         return Score.undefined(f"the first {fit} of {len(labels)} samples hold fewer than two classes")
@@ -51,7 +51,7 @@ def iies(explanations: Tensor, labels: Tensor, encode: Callable[[Tensor], Tensor
         encode: h, (B, C, H, W) to (B, D), of a network trained independently of the explained one.
     """
     classes, member, counts = labels.unique(return_inverse=True, return_counts=True)
-    if reason := _unusable(explanations):
+    if reason := unusable(explanations):
         return Score.undefined(reason)
     if len(classes) < 2:
         return Score.undefined("the samples hold fewer than two classes")
@@ -73,11 +73,3 @@ def _spread_ratios(encodings: Tensor, member: Tensor, counts: Tensor) -> Tensor:
     # Differences rather than cdist: its matrix product loses digits for near means.
     between = torch.stack([(means - mean).norm(dim=1).sum() for mean in means]) / (len(counts) - 1)
     return within / between
-
-
-def _unusable(explanations: Tensor) -> str:
-    if not torch.isfinite(explanations).all():
-        return "explanations hold values that are not finite"
-    if not informative(explanations).any():
-        return f"all {len(explanations)} maps are constant"
-    return ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lsx.config import Config, keys
 from lsx.errors import ConfigError, LSXError, StudyError, unknown
 from lsx.registry import Registry
+from lsx.study import measured
 from lsx.study.space import Dimension, Parameter
 from lsx.study.spec import StudySpec
 from lsx.study.yamlines import Fault
@@ -42,6 +43,7 @@ def check(spec: StudySpec) -> None:
     Raises:
         Fault: the first fault, with its place.
     """
+    measured.check_names(spec)
     _check_config(spec, {}, ("settings",), spec.settings)
     _check_space(spec)
     for name, settings in spec.reference_trials.items():
@@ -51,7 +53,7 @@ def check(spec: StudySpec) -> None:
     if len(spec.reference_trials) > spec.budget.trials:
         count = len(spec.reference_trials)
         raise Fault(("budget", "trials"), f"{spec.budget.trials} is less than the {count} reference trials")
-    _check_objectives(spec)
+    measured.check_objectives(spec)
     _check_scheduler(spec)
 
 
@@ -78,6 +80,7 @@ def _usable(config: Config) -> None:
     from lsx.models import MODELS
     from lsx.training.stages import uses_explanations
 
+    measured.check_metrics(config)
     names: list[tuple[str, Registry[Any], str | None]] = [
         ("explainer.method", EXPLAINERS, config.explainer.method),
         ("evaluation.reference_explainer", EXPLAINERS, config.evaluation.reference_explainer),
@@ -90,22 +93,14 @@ def _usable(config: Config) -> None:
             entry = registry.get(name) if name is not None else None
         except ConfigError as error:
             raise ConfigError(f"{key} = {name!r} is not valid: {error}") from None
-        if name is not None and ":" not in name and not _comes_along(entry):
-            raise ConfigError(
-                f"{key} = {name!r} is not valid: it is registered in this process only, which a study's workers do "
-                "not share; put it into a module and name it as package.module:Name"
-            )
+        if name is not None and ":" not in name and not measured.comes_along(entry):
+            raise measured.stays_behind(key, name)
         trains = getattr(entry, "trains_learner", True)
         if key == "explainer.method" and not trains and any(uses_explanations(config).values()):
             raise ConfigError(
                 f"{key} = {name!r} is not valid: its explanations give the learner no gradient, "
                 "so an explanation loss could not train it"
             )
-
-
-def _comes_along(entry: object) -> bool:
-    """Whether importing lsx registers the entry, as workers do."""
-    return str(getattr(entry, "__module__", "")).partition(".")[0] == "lsx"
 
 
 def _check_space(spec: StudySpec) -> None:
@@ -144,31 +139,6 @@ def _check_values(spec: StudySpec, key: str, index: int, dimension: Dimension) -
             field = name.split()[0]
             path = ("space", key, index, field if field in ("low", "high") else "choices")
             raise Fault(path, f"{name} is refused: {error}", f"space.{key}") from None
-
-
-def _check_objectives(spec: StudySpec) -> None:
-    from lsx.metrics import METRICS
-
-    seen: set[str] = set()
-    for index, objective in enumerate(spec.objectives):
-        path = ("objectives", index, "metric")
-        if objective.metric not in METRICS:
-            raise Fault(path, unknown("metric", objective.metric, METRICS), f"objectives.{index}")
-        if objective.metric in seen:
-            raise Fault(path, f"{objective.metric} is an objective already", f"objectives.{index}")
-        seen.add(objective.metric)
-        reason = _unmeasured(objective.metric, spec.configure({}))
-        if reason:
-            raise Fault(path, f"{objective.metric} is not measured here: {reason}", f"objectives.{index}")
-
-
-def _unmeasured(metric: str, config: Config) -> str | None:
-    if "iies" in metric and config.evaluation.encoder_epochs == 0:
-        return "it needs evaluation.encoder_epochs above 0"
-    localization = ("relevance_mass", "rank_accuracy", "pointing_game")
-    if metric.endswith(localization) and config.data.dataset == "mnist":
-        return "dataset 'mnist' has no mask of what an explanation should or should not point at"
-    return None
 
 
 def _check_scheduler(spec: StudySpec) -> None:

@@ -152,10 +152,18 @@ class StudySpec(Section):
     def configure(self, values: Mapping[str, Any]) -> Config:
         """The configuration of a trial: ``values`` (Config keys) laid over ``settings``.
 
+        Objectives that ``evaluation.metrics`` does not ask for are added to it.
+
         Raises:
             ConfigError: Config refuses the combination.
         """
-        return Config.build(self.settings, values)
+        from lsx.metrics import METRICS
+
+        config = Config.build(self.settings, values)
+        asked = config.evaluation.metrics
+        measured = {name for one in asked for name in (one, *METRICS.group(one))}
+        missing = [one.metric for one in self.objectives if one.metric not in measured]
+        return config.replace({"evaluation.metrics": [*asked, *missing]}) if missing else config
 
     def reference(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """A reference trial as (params, overrides), see :meth:`Space.split`; nothing is left to be sampled.

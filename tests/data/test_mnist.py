@@ -254,7 +254,8 @@ def test_a_dataset_of_ones_own_is_a_few_lines() -> None:
 
 
 def test_unknown_and_unfit_datasets_are_refused() -> None:
-    assert {"mnist", "decoy_mnist"} <= set(DATASETS)
+    named = str(DataConfig.model_fields["dataset"].description)
+    assert all(f" {name}," in named for name in DATASETS)
     for name, message in (
         ("mnits", "did you mean 'mnist'"),
         ("math:pi", "must be a function that takes a Config, not float"),
@@ -264,11 +265,27 @@ def test_unknown_and_unfit_datasets_are_refused() -> None:
             load(Config.build({"data.dataset": name}))
 
 
+def floats(row: int, value: float) -> np.ndarray:
+    images = np.zeros((3, 1, 8, 8), np.float32)
+    images[row, 0, 4, 5] = value
+    return images
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": np.zeros((3, 28, 28), np.uint8)}, "images must be uint8"),
-        ({"images": np.zeros((3, 1, 8, 8), np.float32)}, "images must be uint8"),
+        ({"images": np.zeros((3, 28, 28), np.uint8)}, "images must be uint8 or float32"),
+        ({"images": np.zeros((3, 1, 8, 8), np.float64)}, "images must be uint8 or float32"),
+        ({"images": np.zeros((3, 1, 0, 8), np.uint8)}, "there are no pixels"),
+        ({"images": floats(2, np.nan)}, "made up: pixel nan in row 2 is outside 0-1"),
+        ({"images": floats(1, np.inf)}, "pixel inf in row 1 is outside 0-1"),
+        ({"images": floats(0, -0.5)}, "pixel -0.5 in row 0 is outside 0-1"),
+        ({"images": floats(1, 255)}, "pixel 255.0 in row 1 is outside 0-1"),
+        ({"classes": 1}, "all images are of 1 class; a classifier needs two"),
+        ({"foreground": np.zeros((3, 8, 8), bool)}, "foreground must be bool"),
+        ({"masks": np.zeros((3, 1, 8, 8), np.uint8)}, "masks must be bool"),
+        ({"official_test": 2, "official_validation": 1}, "3 images, 1 of them for validation and 2 of them for test"),
+        ({"official_validation": -1}, "-1 of them for validation"),
         ({"labels": np.zeros(2, np.int64)}, "labels must be int64"),
         ({"labels": np.array([0, 10, 0])}, "label 10 in row 1 is outside 0-9"),
         ({"labels": np.array([0, 0, -1])}, "label -1 in row 2 is outside 0-9"),

@@ -13,9 +13,10 @@ LABELS = np.repeat(np.arange(10), 500)
 UNEVEN = np.random.default_rng(7).choice(10, size=997, p=np.arange(1, 11) / 55)
 
 
-def rows(labels: np.ndarray = LABELS, official_test: int = 0, **settings: object) -> Rows:
+def rows(labels: np.ndarray = LABELS, official_test: int = 0, official_validation: int = 0, **settings: object) -> Rows:
     config = Config.build({key.replace("__", "."): value for key, value in settings.items()})
-    return split(labels.astype(np.int64), official_test, config.data, config.critic)
+    labels = labels.astype(np.int64)
+    return split(labels, official_test, config.data, config.critic, official_validation=official_validation)
 
 
 def disjoint(*splits: np.ndarray) -> bool:
@@ -95,6 +96,17 @@ def test_official_test_set_is_the_test_split() -> None:
     assert len(found.train) == 3200
     assert len(found.validation) == 800
     assert disjoint(found.train, found.validation, found.test)
+
+
+def test_official_validation_and_test_sets_are_the_splits() -> None:
+    found = rows(official_test=1000, official_validation=500, data__validation_fraction=0.7)
+    assert sorted(found.test) == list(range(4000, 5000))
+    assert sorted(found.validation) == list(range(3500, 4000))
+    assert sorted(found.train) == list(range(3500))
+    only = rows(official_validation=500)
+    assert sorted(only.validation) == list(range(4500, 5000))
+    assert len(only.test) == 900 and len(only.train) == 3600
+    assert disjoint(only.train, only.validation, only.test)
 
 
 def test_separate_critic_takes_what_few_shot_leaves() -> None:

@@ -71,6 +71,24 @@ def test_a_group_without_positive_attribution_is_zero_and_others_are_not() -> No
     assert scale(maps, 2).flatten().tolist() == [0, 0, 0, 0, 0.25, 0.5, 1, 0]
 
 
+@pytest.mark.parametrize("method", ["input_x_gradient", "saliency", "integrated_gradient"])
+def test_a_saturated_network_gives_no_nan(method: str) -> None:
+    """Far from every decision the log-probability's derivative underflows, and per-image scaling divides by it."""
+    values = load("explanations")
+    inputs = images(values)
+    for factor in (30.0, 100.0, 300.0, 1000.0):
+        model = network(values, "learner")
+        with torch.no_grad():
+            model.fc.weight.mul_(factor)
+            model.fc.bias.mul_(factor)
+        labels = model(inputs).argmax(dim=1)
+        explainer = explainers.build(ExplainerConfig(method=method, normalization="sample", steps=3))
+        maps = explainer(model, inputs, labels, create_graph=True)
+        gradients = torch.autograd.grad(maps.square().mean() * 1000, list(model.parameters()))
+        assert maps.isfinite().all()
+        assert all(gradient.isfinite().all() for gradient in gradients), factor
+
+
 def test_explanations_work_under_no_grad_and_in_evaluation_mode() -> None:
     values = load("explanations")
     model = network(values, "learner").eval()

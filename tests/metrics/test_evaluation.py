@@ -54,7 +54,7 @@ def learner(dataset: Dataset) -> nn.Module:
 
 def test_keys_are_the_documented_ones_and_in_range(dataset: Dataset, learner: nn.Module) -> None:
     values = metrics.evaluate(learner, dataset, "validation", Config.build(SETTINGS))
-    assert set(values) == set(METRICS)
+    assert set(values) == set(METRICS.group("standard"))
     for name, value in values.items():
         assert type(value) is float
         assert METRICS[name].low <= value <= METRICS[name].high, name
@@ -77,7 +77,7 @@ def test_optional_keys_are_absent(learner: nn.Module) -> None:
     values = metrics.evaluate(learner, make_dataset(masks=False), "validation", config)
     local = {f"{prefix}{name}" for prefix in ("", "reference_") for name in LOCAL}
     similarity = {name for name in METRICS if "iies" in name}
-    assert set(values) == set(METRICS) - local - similarity
+    assert set(values) == set(METRICS.group("standard")) - local - similarity
 
 
 def test_given_encoder_is_used(dataset: Dataset, learner: nn.Module) -> None:
@@ -97,7 +97,7 @@ def test_reference_does_not_follow_the_learners_explainer(dataset: Dataset, lear
     ):
         explainer = {"method": method, "normalization": normalization, "steps": 7}
         found[method] = metrics.evaluate(learner, dataset, "test", Config.build(SETTINGS, {"explainer": explainer}))
-    fixed = [name for name in METRICS if name.startswith(("reference_", "control_"))]
+    fixed = [name for name in METRICS.group("standard") if name.startswith(("reference_", "control_"))]
     for values in found.values():
         assert {name: values[name] for name in fixed} == pytest.approx({name: found["gradcam"][name] for name in fixed})
     same = found["input_x_gradient"]
@@ -157,7 +157,12 @@ def test_dead_learner_gives_nan_with_reasons(dataset: Dataset) -> None:
         nn.init.zeros_(weight)
     result = metrics.evaluate_with_reasons(dead, dataset, "test", Config.build(SETTINGS))
     undefined = {name for name, value in result.values.items() if math.isnan(value)}
-    assert undefined == set(METRICS) - {"accuracy", "degenerate_maps", "control_ridge", "control_iies"}
+    assert undefined == set(METRICS.group("standard")) - {
+        "accuracy",
+        "degenerate_maps",
+        "control_ridge",
+        "control_iies",
+    }
     assert undefined <= set(result.reasons)
     assert result.values["degenerate_maps"] == 1
     assert result.reasons["ridge"] == "all 45 maps are constant"
