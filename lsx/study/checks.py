@@ -242,8 +242,10 @@ def _try_networks(config: Config, dataset: "Dataset", seen: set[tuple[str | None
         if config.uses_critic and config.critic.model is not None:
             models.build(config.critic.model, dataset.image_shape, dataset.num_classes)
         # Two quadrature points show as well as fifty that there is a gradient.
-        explainer = explainers.build(config.explainer.model_copy(update={"steps": 2}))
-        explainers.build(config.explainer, method=config.evaluation.reference_explainer)
+        quick = config.explainer.model_copy(update={"steps": 2, "samples": 2})
+        few = dataset.train.take(slice(0, PROBE_IMAGES))
+        for method in (config.explainer.method, config.evaluation.reference_explainer):
+            with models.evaluating(learner):
+                explainers.build(quick, method=method)(learner, few.images, few.labels)
         if trains:
-            few = dataset.train.take(slice(0, PROBE_IMAGES))
-            require_gradient(explainer, learner, few.images, few.labels)
+            require_gradient(explainers.build(quick), learner, few.images, few.labels)

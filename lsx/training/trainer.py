@@ -269,9 +269,12 @@ class Trainer:
         """Refuse now what would fail in a later stage."""
         if self.config.uses_critic:
             CriticSet.of(self.dataset.critic, self.config.critic)
+        few = self.dataset.train.take(slice(0, PROBE_IMAGES))
         if any(uses_explanations(self.config).values()):
-            few = self.dataset.train.take(slice(0, PROBE_IMAGES))
             require_gradient(self._explainer, self.learner, few.images, few.labels)
+        else:  # an explainer that cannot explain this network would be found out when all training is done
+            with models.evaluating(self.learner):
+                self._explainer(self.learner, few.images, few.labels)
 
     def _adopt(self, state: dict[str, Any]) -> None:
         recorded, here = state["data"].get("sha256"), self.dataset.provenance.get("sha256")

@@ -391,3 +391,9 @@ def test_checkpoint_of_another_architecture_or_other_data_is_refused(states: lis
 def test_missing_device_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match=f"device = '{device}' is"):
         Trainer(BASE.replace({"device": device}), data.load(BASE))
+
+
+def test_an_explainer_that_cannot_explain_the_network_is_refused_before_training() -> None:
+    settings = {"model.name": "MLP", "explainer.method": "gradcam", "stages": ["pretrain"]}
+    with pytest.raises(ConfigError, match="Grad-CAM needs a convolution"):
+        Trainer(BASE.replace(settings))
