@@ -1,0 +1,209 @@
+"""Does learning by self-explaining help? Classification only against LSX, and against LSX with a random critic.
+
+    python benchmarks/evidence.py                                     # the 5,000 images that come along
+    python benchmarks/evidence.py --set data.source=folder --set data.root=PATH_OF_FULL_MNIST
+
+Hyperparameters are chosen on validation images with seeds of their own; what is reported is trained anew with other
+seeds and measured on test images, once. Writes docs/evidence.md and docs/evidence.png. Finished trainings are kept in
+--work, so that the same command continues an interrupted one. What is compared stands in benchmarks/evidence.yaml.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import evidence_report as report
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import lsx
+from lsx.yamlfile import load_plain
+
+HERE = Path(__file__).parent
+METHODS = ("classification", "lsx", "random_critic")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its evaluation on one split."""
+
+    condition: str
+    method: str
+    candidate: int
+    seed: int
+    split: str
+    settings: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def key(self) -> str:
+        """Of the result in the work folder: everything that decides it."""
+        text = json.dumps([self.split, self.settings, lsx.__version__], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Train and evaluate, on one CPU thread or the GPU."""
+    import torch
+
+    torch.set_num_threads(1)
+    config = lsx.Config.build(job.settings)
+    dataset = lsx.load_data(config)
+    last: dict[str, float] = {}
+    start = time.perf_counter()
+    learner = lsx.fit(config, dataset, lambda epoch: last.update(epoch.metrics))
+    seconds = time.perf_counter() - start
+    scores = lsx.evaluate(learner, dataset, job.split, config)  # type: ignore[arg-type]
+    scores |= {key: last[key] for key in report.TRAINING if key in last}
+    device = str(next(learner.parameters()).device)
+    return {"scores": scores, "seconds": seconds, "device": device, "images": len(dataset.train)}
+
+
+def run(jobs: Sequence[Job], work: Path, workers: int, title: str) -> dict[Job, dict[str, Any]]:
+    """The jobs' results, from the work folder or computed and put there."""
+    results: dict[Job, dict[str, Any]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, TimeRemainingColumn()) as progress,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+    ):
+        task = progress.add_task(title, total=len(jobs))
+        same: dict[str, list[Job]] = {}
+        for job in jobs:
+            same.setdefault(job.key, []).append(job)
+        running = {}
+        for key, alike in same.items():
+            file = work / f"{key}.json"
+            if file.is_file():
+                results |= dict.fromkeys(alike, json.loads(file.read_text()))
+                progress.advance(task, len(alike))
+            else:
+                running[pool.submit(measure, alike[0])] = alike
+        for future in as_completed(running):
+            alike, result = running[future], future.result()
+            results |= dict.fromkeys(alike, result)
+            part = work / f"{alike[0].key}.part"
+            part.write_text(json.dumps(asdict(alike[0]) | result, indent=1))
+            part.replace(work / f"{alike[0].key}.json")
+            progress.advance(task, len(alike))
+            if not progress.console.is_terminal:
+                names = ", ".join(f"{job.condition} {job.method} {job.seed}" for job in alike)
+                progress.console.print(f"{title}: {len(results)}/{len(jobs)} {names}")
+    return results
+
+
+class Comparison:
+    """The plan, and what was found so far."""
+
+    def __init__(self, plan: Mapping[str, Any], over: Mapping[str, Any]) -> None:
+        self.plan = plan
+        self.over = over
+        self._sizes: dict[str, int] = {}
+
+    def job(self, condition: str, method: str, candidate: int, seed: int, split: str) -> Job:
+        """A job with all of its settings; see evidence.yaml for who overrides whom."""
+        described = self.plan["conditions"][condition]
+        layers: list[Mapping[str, Any]] = [self.plan["settings"], described["settings"], self.over]
+        group = report.group(method)
+        layers += [self.plan[group].get("settings", {}), report.candidates(self.plan, condition, method)[candidate]]
+        if method == "random_critic":
+            layers.append({"critic.labels": "permuted"})
+        if method == "classification":  # one training for all conditions that differ in the critic alone
+            layers.append({"critic": self.plan["settings"]["critic"] | {"images": "confounded"}})
+            layers.append({f"{stage}.epochs": 0 for stage in ("joint", "finetune")})
+        layers.append({"seed": seed, "data.seed": seed, "evaluation.metrics": list(report.METRICS)})
+        config = lsx.Config.build(*layers)
+        share = described["images"] / self._training_images(config)
+        if share > 1.0001:
+            raise SystemExit(f"evidence: {condition} needs {described['images']} training images; the source has fewer")
+        settings = config.replace({"data.few_shot_fraction": min(1.0, share)}).plain()
+        return Job(condition, method, candidate, seed, split, settings)
+
+    def selection(self) -> list[Job]:
+        """Every candidate, on validation images."""
+        return [
+            self.job(condition, method, candidate, seed, "validation")
+            for seed in self.plan["selection_seeds"]
+            for condition in self.plan["conditions"]
+            for method in ("classification", "lsx")
+            for candidate in range(len(report.candidates(self.plan, condition, method)))
+        ]
+
+    def choose(self, results: Mapping[Job, dict[str, Any]]) -> dict[tuple[str, str], int]:
+        """The candidate of each condition and method, by the rule that stands in the plan."""
+        chosen: dict[tuple[str, str], int] = {}
+        for condition, described in self.plan["conditions"].items():
+            plain = _means(results, condition, "classification")
+            best = max(plain, key=lambda index: plain[index]["accuracy"])
+            chosen[condition, "classification"] = best
+            found = _means(results, condition, "lsx")
+            index = _pick(found, plain[best]["accuracy"], **described["choose"])
+            chosen[condition, "lsx"] = chosen[condition, "random_critic"] = index
+        return chosen
+
+    def final(self, chosen: Mapping[tuple[str, str], int]) -> list[Job]:
+        """The chosen candidates with the test seeds, on test images."""
+        return [
+            self.job(condition, method, chosen[condition, method], seed, "test")
+            for seed in self.plan["test_seeds"]
+            for condition in self.plan["conditions"]
+            for method in METHODS
+        ]
+
+    def _training_images(self, config: lsx.Config) -> int:
+        key = repr((config.data, config.critic.set, config.critic.size))
+        if key not in self._sizes:
+            whole = config.replace({"data.few_shot_fraction": 1.0})
+            self._sizes[key] = len(lsx.load_data(whole).train)
+        return self._sizes[key]
+
+
+def _means(results: Mapping[Job, dict[str, Any]], condition: str, method: str) -> dict[int, dict[str, float]]:
+    """Mean validation scores over the selection seeds, by candidate."""
+    rows: dict[int, list[dict[str, float]]] = {}
+    for job, result in results.items():
+        if (job.condition, job.method) == (condition, method):
+            rows.setdefault(job.candidate, []).append(result["scores"])
+    return {
+        index: {name: sum(scores[name] for scores in found) / len(found) for name in found[0]}
+        for index, found in sorted(rows.items())
+    }
+
+
+def _pick(found: Mapping[int, dict[str, float]], baseline: float, best: str, margin: float = math.inf) -> int:
+    good = [index for index, scores in found.items() if scores["accuracy"] >= baseline - margin]
+    name = best if good else "accuracy"
+    sign = 1 if lsx.metrics.METRICS[name].direction == "maximize" else -1
+    return max(good or found, key=lambda index: sign * found[index][name])
+
+
+def main(argv: Iterable[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=HERE / "evidence.yaml", help="default: %(default)s")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for all trainings")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="trainings at once (%(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("lsx-evidence"), help="finished trainings (%(default)s)")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="folder of evidence.md and .png")
+    args = parser.parse_args(list(argv) if argv is not None else None)
+    over = {key: load_plain(value) for key, value in (text.split("=", 1) for text in args.set)}
+    comparison = Comparison(load_plain(args.plan.read_text(encoding="utf-8")), over)
+    args.work.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    tried = run(comparison.selection(), args.work, args.workers, "selection")
+    chosen = comparison.choose(tried)
+    results = run(comparison.final(chosen), args.work, args.workers, "test")
+    rows = [{**asdict(job), **result} for job, result in results.items()]
+    trials = [{**asdict(job), **result} for job, result in tried.items()]
+    report.write(args.out, comparison.plan, chosen, trials, rows, args.set, args.workers)
+    print(f"{args.out / 'evidence.md'}, after {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
