@@ -5,7 +5,8 @@
 
 Hyperparameters are chosen on validation images with seeds of their own; what is reported is trained anew with other
 seeds and measured on test images, once. Writes docs/evidence.md and docs/evidence.png. Finished trainings are kept in
---work, so that the same command continues an interrupted one. What is compared stands in benchmarks/evidence.yaml.
+--work, so that the same command continues an interrupted one. What is compared stands in benchmarks/evidence.yaml, or
+evidence_gpu.yaml where there is a GPU.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import evidence_report as report
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import lsx
@@ -51,8 +53,6 @@ class Job:
 
 def measure(job: Job) -> dict[str, Any]:
     """Train and evaluate, on one CPU thread or the GPU."""
-    import torch
-
     torch.set_num_threads(1)
     config = lsx.Config.build(job.settings)
     dataset = lsx.load_data(config)
@@ -186,14 +186,15 @@ def _pick(found: Mapping[int, dict[str, float]], baseline: float, best: str, mar
 
 def main(argv: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=HERE / "evidence.yaml", help="default: %(default)s")
+    parser.add_argument("--plan", type=Path, help="default: evidence.yaml, or evidence_gpu.yaml with a GPU")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting for all trainings")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="trainings at once (%(default)s)")
     parser.add_argument("--work", type=Path, default=Path("lsx-evidence"), help="finished trainings (%(default)s)")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="folder of evidence.md and .png")
     args = parser.parse_args(list(argv) if argv is not None else None)
     over = {key: load_plain(value) for key, value in (text.split("=", 1) for text in args.set)}
-    comparison = Comparison(load_plain(args.plan.read_text(encoding="utf-8")), over)
+    plan = args.plan or HERE / ("evidence_gpu.yaml" if torch.cuda.is_available() else "evidence.yaml")
+    comparison = Comparison(load_plain(plan.read_text(encoding="utf-8")), over)
     args.work.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     tried = run(comparison.selection(), args.work, args.workers, "selection")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
@@ -107,6 +108,7 @@ def write(
         "![differences to classification only](evidence.png)",
         "*Differences to classification only, paired by seed, with 95 % intervals; in the shaded half the method is "
         "better.*",
+        str(plan.get("scale", "")).strip(),
         str(plan.get("summary", "")).strip(),
         *(_condition(plan, rows, name) for name in plan["conditions"]),
         _choices(plan, chosen, trials),
@@ -209,8 +211,6 @@ def _hardware(rows: Rows, workers: int) -> str:
     if devices == ["cpu"]:
         device = f"{os.cpu_count()} cores, {_processor()}, {workers} trainings at once on a thread each"
     else:
-        import torch
-
         device = f"{torch.cuda.get_device_name()}, {workers} trainings at once"
     return f"{device}; {hours:.1f} h of training for the tables below, summed"
 

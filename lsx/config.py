@@ -26,6 +26,8 @@ Normalization = Literal["batch", "sample"]
 Stage = Literal["pretrain", "joint", "finetune"]
 
 STAGES: tuple[Stage, ...] = ("pretrain", "joint", "finetune")
+DOWNLOAD_ROOT = "data"
+"""Folder of downloads where ``data.root`` is empty."""
 
 
 class Section(BaseModel):

@@ -53,6 +53,7 @@ def explanations(
     columns: Mapping[str, Tensor],
     masks: Tensor | None = None,
     title: str = "",
+    names: Sequence[str] = (),
 ) -> None:
     """One row per image: the image, then one explanation per column, on one fixed scale from 0 to 1.
 
@@ -62,19 +63,22 @@ def explanations(
         columns: title → explanations (R, C, H, W) in 0–1; of several channels the highest is shown.
         masks: bool (R, 1, H, W), outlined in every picture.
         title: above the figure.
+        names: of the rows, beside them; none when empty.
     """
-    rows, names = len(images), ["input", *columns]
+    rows, titles = len(images), ["input", *columns]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.35 * len(names) + 1.0, 1.35 * rows + 0.85), layout="constrained")
-        axes: Any = figure.subplots(rows, len(names), squeeze=False)
-        for row, column in np.ndindex(rows, len(names)):
-            name = names[column]
+        figure = Figure(figsize=(1.35 * len(titles) + 1.0, 1.35 * rows + 0.85), layout="constrained")
+        axes: Any = figure.subplots(rows, len(titles), squeeze=False)
+        for row, column in np.ndindex(rows, len(titles)):
+            name = titles[column]
             panel: Axes = axes[row, column]
             _picture(panel, images[row] if column == 0 else columns[name][row], is_map=column > 0)
             if masks is not None:
                 _outline(panel, masks[row, 0].cpu().numpy())
             if row == 0:
                 panel.set_title(name)
+            if column == 0 and names:
+                panel.set_ylabel(names[row], rotation=0, ha="right", va="center", fontsize=7)
         if columns:
             scale = ScalarMappable(Normalize(0, 1), MAP_COLORS)
             bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.5 / rows), aspect=25, pad=0.02)

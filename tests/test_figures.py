@@ -82,6 +82,15 @@ def test_a_title_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "titled.png").read_bytes()
 
 
+def test_rows_have_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(figures, "_finish", lambda figure, path, title: drawn.append(figure))
+    images, maps, _ = rows()
+    figures.explanations(tmp_path / "x.png", images, {"a": maps}, names=["first", "second", "third"])
+    labels = [panel.get_ylabel() for panel in drawn[0].axes[:6]]
+    assert labels == ["first", "", "second", "", "third", ""]
+
+
 def test_front_marks_front_and_baseline(tmp_path: Path) -> None:
     full, bare, starred = (tmp_path / name for name in ("full.png", "bare.png", "starred.png"))
     figures.front(full, POINTS, [0, 1], X, Y)

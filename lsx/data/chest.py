@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsx.config import Config
+from lsx.config import DOWNLOAD_ROOT, Config
 from lsx.data.base import assemble, register
-from lsx.data.files import DOWNLOAD_ROOT, place, read_npz
+from lsx.data.files import place, read_npz
 from lsx.data.parts import Part, gather
 from lsx.data.pool import Pool
 from lsx.data.types import Dataset

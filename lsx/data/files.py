@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from lsx.errors import DataError
 
-DOWNLOAD_ROOT = "data"
-
 
 def place(root: str) -> Path:
     """``data.root`` with the home folder put in for ``~``; it need not exist.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lsx.config import Config, DataConfig
+from lsx.config import DOWNLOAD_ROOT, Config, DataConfig
 from lsx.data import idx
 from lsx.data.base import assemble, register
-from lsx.data.files import DOWNLOAD_ROOT, place
+from lsx.data.files import place
 from lsx.data.pool import Pool
 from lsx.data.types import Dataset
 from lsx.errors import DataError

@@ -73,7 +73,8 @@ class Explainer(ABC):
                 ones); all of ``images`` by default. B must be a multiple of it.
 
         Returns:
-            (B, C, H, W) in 0–1; all zero where there is no positive attribution.
+            (B, C, H, W) in 0–1, all zero where there is no positive attribution; ``input`` and
+            ``input_x_integrated_gradient`` are not scaled and keep the images' range.
         """
         device = next((weight.device for weight in model.parameters()), images.device)
         images, labels = images.to(device), labels.to(device)
@@ -90,7 +91,7 @@ FAINT = 1e-20
 
 
 def scale(attribution: Tensor, group: int) -> Tensor:
-    """Divide by the maximum over every ``group`` consecutive samples; a group without any above ``FAINT`` stays as it is.
+    """Divide by the maximum over every ``group`` consecutive samples; a group without any above ``FAINT`` stays as is.
 
     The maximum is part of the graph, as in the authors' code.
     """

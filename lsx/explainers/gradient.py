@@ -38,7 +38,7 @@ def input_gradients(
 
 @register("input_x_gradient")
 class InputXGradientExplainer(Explainer):
-    """x ⊙ ∂f(x)_y/∂x (Shrikumar et al. 2016; LSX eq. for CNN-LSX)."""
+    """x ⊙ ∂f(x)_y/∂x (Shrikumar et al. 2016)."""
 
     def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
         """See :meth:`Explainer.attribute`."""

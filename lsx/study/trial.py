@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -12,20 +11,16 @@ from typing import Any
 import ray
 import torch
 from ray import tune
-from torch import Tensor, nn
 
-from lsx import data, explainers, figures, metrics
+from lsx import data, gallery, metrics
 from lsx.config import Config
-from lsx.data import Dataset, Split
+from lsx.data import Dataset
 from lsx.errors import CheckpointError, LSXError
-from lsx.models import evaluating
-from lsx.study.folder import CHECKPOINT, PICTURE
+from lsx.study.folder import CHECKPOINT
 from lsx.training import Report, Trainer, checkpoint
 
-EXAMPLES = 6
 POINTS = 500  # of a stage's curves; ten thousand epochs of a hundred trials would choke a tracker
 SECONDS_BETWEEN_REPORTS = 2.0
-TITLES = {"pretrain": "after pretraining", "joint": "after joint training", "finetune": "after finetuning"}
 
 _loaded: dict[str, Dataset] = {}
 
@@ -73,7 +68,7 @@ class _Reporter:
 
     def __call__(self, report: Report) -> None:
         if report.ends_stage:
-            draw(report.learner, report.stage, self._config, self._dataset, self._folder)
+            gallery.draw(report.learner, report.stage, self._config, self._dataset, self._folder)
         if report.ends_stage or report.epoch % math.ceil(report.epochs / POINTS) == 0:
             metrics = {**report.metrics, "seconds": report.seconds}
             self._history.append({"stage": report.stage, "position": report.position, "metrics": metrics})
@@ -99,40 +94,6 @@ class _Reporter:
             checkpoint.save(report.checkpoint(), Path(folder) / CHECKPOINT)
             tune.report(message, checkpoint=tune.Checkpoint.from_directory(folder))
         self._history, self._sent = [], time.monotonic()
-
-
-def draw(learner: nn.Module, stage: str, config: Config, dataset: Dataset, folder: Path) -> None:
-    """Add a column of explanations to the trial's picture: the same validation images after every stage."""
-    examples = dataset.validation.take(_examples(dataset.validation))
-    store = folder / "explanations.pt"
-    columns: dict[str, Tensor] = {}
-    if store.is_file():
-        with contextlib.suppress(Exception):  # half a file of a worker that was lost: earlier stages stay undrawn
-            columns = torch.load(store, weights_only=True)
-    columns[TITLES[stage]] = _explain(learner, config, examples).cpu()
-    part = store.with_name(f"{store.name}.{os.getpid()}.part")
-    torch.save(columns, part)
-    part.replace(store)
-    images = dataset.raw(examples.images).cpu()
-    masks = None if examples.masks is None else examples.masks.cpu()
-    title = f"{config.explainer.method}, validation images"
-    figures.explanations(folder / PICTURE, images, columns, masks=masks, title=title)
-
-
-def _examples(split: Split) -> Tensor:
-    """Rows of one image each of some classes."""
-    first: dict[int, int] = {}
-    for row, label in enumerate(split.labels.tolist()):
-        first.setdefault(label, row)
-    return torch.tensor(sorted(first.values())[:EXAMPLES], device=split.labels.device)
-
-
-def _explain(learner: nn.Module, config: Config, examples: Split) -> Tensor:
-    """Maps by the learner's own explainer, each scaled by itself so that all can be seen."""
-    settings = config.explainer.model_copy(update={"target": config.evaluation.target})
-    explainer = explainers.build(settings, normalization="sample")
-    with evaluating(learner):
-        return explainer(learner, examples.images, examples.labels)
 
 
 def _trainer(config: Config, dataset: Dataset, callback: _Reporter, path: str | None) -> Trainer:
@@ -167,6 +128,7 @@ def _load(config: Config) -> Dataset:
     critic = config.critic
     parts = (
         config.data,
+        config.confounder,
         config.uses_critic,
         critic.batches,
         critic.batch_size,

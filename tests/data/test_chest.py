@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsx import cli_data
+from lsx.cli import data as cli_data
 from lsx.config import Config
 from lsx.data import Dataset, chest, load
 from lsx.errors import DataError

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torchvision.io import read_image
 
-from lsx import cli_data
+from lsx.cli import data as cli_data
 from lsx.config import Config
 from lsx.errors import ConfigError, DataError, LSXError
 
