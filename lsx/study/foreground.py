@@ -9,6 +9,7 @@ from typing import Any
 from mlflow.entities import Metric, Param
 
 from lsx.config import Config
+from lsx.gallery import PICTURE
 from lsx.study.tracking import LONGEST_PARAM, METRICS_A_BATCH, PARAMS_A_BATCH, Ending, Tracker, explained
 from lsx.training import Report
 
@@ -21,7 +22,7 @@ class ForegroundRun(Tracker):
     """A callback that keeps one run in MLflow.
 
     Metrics are ``<stage>/<metric>`` over the epochs of the whole run and, at the end, the final ones by their names;
-    parameters are the flat configuration. Epochs are sent by :meth:`saved`, when a checkpoint holds them, so that a run
+    parameters are the flat configuration; the picture of explanations comes after every stage. Epochs are sent by :meth:`saved`, when a checkpoint holds them, so that a run
     resumed after a crash sends none twice.
 
     Args:
@@ -53,6 +54,7 @@ class ForegroundRun(Tracker):
         super().__init__(uri, experiment, "run", folder.absolute())
         self._folder = folder
         self._waiting: list[tuple[int, dict[str, float]]] = []
+        self._drawn = False
         with explained(uri):
             self.run_id = self._open_run(name, run_id, {"lsx.role": "run", "lsx.place": self._place, **(tags or {})})
             if self.run_id != run_id:
@@ -60,6 +62,7 @@ class ForegroundRun(Tracker):
 
     def __call__(self, report: Report) -> None:
         """Keep one finished epoch until :meth:`saved`."""
+        self._drawn |= report.ends_stage
         if report.ends_stage or report.epoch % math.ceil(report.epochs / POINTS) == 0:
             values = {**report.metrics, "seconds": report.seconds}
             row = {f"{report.stage}/{name}": float(value) for name, value in values.items()}
@@ -73,6 +76,9 @@ class ForegroundRun(Tracker):
             for start in range(0, len(entries), METRICS_A_BATCH):
                 self._client.log_batch(self.run_id, metrics=entries[start : start + METRICS_A_BATCH])
         self._waiting = []
+        if self._drawn:
+            self.attach(self.run_id, self._folder / PICTURE)
+            self._drawn = False
 
     def final(self, values: Mapping[str, float], reasons: Mapping[str, str]) -> None:
         """The finished run's metrics; those that are NaN are left to the reasons, a tag."""
@@ -84,7 +90,7 @@ class ForegroundRun(Tracker):
     def close(self, ending: Ending) -> None:
         """Set the run's state and attach its files, checkpoints left out."""
         if ending == "FINISHED":
-            for name in ("config.yaml", "metrics.json", "explanations.png", "history.jsonl"):
+            for name in ("config.yaml", "metrics.json", PICTURE, "history.jsonl"):
                 self.attach(self.run_id, self._folder / name)
         self.end(self.run_id, ending)
 

@@ -64,6 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(Trainer, "_tick", stop)
         assert main(["train", *QUICK, "--out", str(folder / "run"), *tracked(folder)]) == 130
         assert client(folder).get_run(identity(folder)).info.status == "KILLED"
+        assert [one.path for one in client(folder).list_artifacts(identity(folder))] == ["explanations.png"]
         patch.setattr(Trainer, "_tick", check)
         assert main(["train", "--resume", "--out", str(folder / "run")]) == 0
     return folder
