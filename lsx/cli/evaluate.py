@@ -204,7 +204,8 @@ def table(columns: Sequence[Column], *, meaning: bool) -> Table:
         metric = METRICS[name]
         values = [column.values.get(name, math.nan) for column in columns]
         best = _best(values, metric.direction)
-        cells = [_cell(value, value == best and len(columns) > 1) for value in values]
+        told_apart = len(set(values)) > 1
+        cells = [_cell(value, value == best and told_apart) for value in values]
         shown.add_row(name, *cells, metric.arrow, *([metric.meaning] if meaning else []))
     return shown
 
