@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
 from torch import Tensor, nn
 
@@ -16,6 +17,25 @@ from lsx.explainers.base import Explainer, register
 from lsx.models import gradcam_layer
 
 MIN_MAX_EPSILON = 1e-6  # the authors' code divides by the span plus this
+
+
+def log_probability(outputs: Tensor, targets: Tensor) -> Tensor:
+    """log p_y with derivatives that keep their digits where p_y is nearly 1: −log(1 + Σ_{j≠y} p_j / p_y).
+
+    Differentiating ``outputs[:, y]`` itself computes 1 − p_y. In float32 that is rounding noise for the images that a
+    network is sure of, which training makes of nearly all, and scaling a map to its maximum makes noise of the map.
+
+    Args:
+        outputs: log-probabilities (B, K).
+        targets: int64 (B,).
+
+    Returns:
+        (B,).
+    """
+    chosen = targets.unsqueeze(1)
+    ratios = outputs - outputs.gather(1, chosen)
+    others = ratios.scatter(1, chosen, torch.finfo(outputs.dtype).min / 2)
+    return -F.softplus(others.logsumexp(dim=1))
 
 
 def input_gradients(
@@ -32,7 +52,7 @@ def input_gradients(
         outputs = forward_fn(images)
         # Captum leaves the target of a single image as it is, however many quadrature points it made of the image.
         targets = target_ind.expand(len(outputs)) if target_ind.numel() == 1 else target_ind
-        chosen = outputs.gather(1, targets.unsqueeze(1)).sum()
+        chosen = log_probability(outputs, targets).sum()
         return torch.autograd.grad(chosen, inputs, create_graph=create_graph)
 
 
@@ -99,8 +119,7 @@ class GradCamExplainer(Explainer):
 
         def chosen(inputs: Tensor) -> Tensor:
             # Captum would read the target of a single image from the device, and wait for it.
-            outputs: Tensor = model(inputs).gather(1, targets.unsqueeze(1))
-            return outputs.squeeze(1)
+            return log_probability(model(inputs), targets)
 
         method = LayerGradCam(chosen, gradcam_layer(model))
         with torch.enable_grad():

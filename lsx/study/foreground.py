@@ -22,8 +22,8 @@ class ForegroundRun(Tracker):
     """A callback that keeps one run in MLflow.
 
     Metrics are ``<stage>/<metric>`` over the epochs of the whole run and, at the end, the final ones by their names;
-    parameters are the flat configuration; the picture of explanations comes after every stage. Epochs are sent by :meth:`saved`, when a checkpoint holds them, so that a run
-    resumed after a crash sends none twice.
+    parameters are the flat configuration; the picture of explanations comes after every stage. Epochs are sent by
+    :meth:`saved`, when a checkpoint holds them, so that a run resumed after a crash sends none twice.
 
     Args:
         uri: MLflow's tracking URI.
