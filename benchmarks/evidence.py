@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import lsx
+from lsx.errors import DivergedError, LSXError
 from lsx.yamlfile import load_plain
 
 HERE = Path(__file__).parent
-METHODS = ("classification", "lsx", "random_critic")
+SOURCES = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(Path(lsx.__file__).parent.rglob("*.py"))))
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Job:
     @property
     def key(self) -> str:
         """Of the result in the work folder: everything that decides it."""
-        text = json.dumps([self.split, self.settings, lsx.__version__], sort_keys=True)
+        text = json.dumps([self.split, self.settings, self.method == "with_critic_images", SOURCES.hexdigest()])
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -56,14 +57,36 @@ def measure(job: Job) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = lsx.Config.build(job.settings)
     dataset = lsx.load_data(config)
+    if job.method == "with_critic_images":
+        config, dataset = classification(config), joined(dataset)
     last: dict[str, float] = {}
     start = time.perf_counter()
-    learner = lsx.fit(config, dataset, lambda epoch: last.update(epoch.metrics))
+    try:
+        learner = lsx.fit(config, dataset, lambda epoch: last.update(epoch.metrics))
+    except DivergedError as error:
+        return {
+            "scores": dict.fromkeys(report.METRICS, math.nan),
+            "failed": str(error),
+            "seconds": 0.0,
+            "device": "cpu",
+        }
     seconds = time.perf_counter() - start
     scores = lsx.evaluate(learner, dataset, job.split, config)  # type: ignore[arg-type]
     scores |= {key: last[key] for key in report.TRAINING if key in last}
     device = str(next(learner.parameters()).device)
     return {"scores": scores, "seconds": seconds, "device": device, "images": len(dataset.train)}
+
+
+def classification(config: lsx.Config) -> lsx.Config:
+    """Stage 1 alone."""
+    return config.replace({"stages": ["pretrain"]})
+
+
+def joined(dataset: lsx.Dataset) -> lsx.Dataset:
+    """The critic's images among the training images."""
+    train, critic = dataset.train, dataset.critic
+    parts = {name: torch.cat([getattr(train, name), getattr(critic, name)]) for name in ("images", "labels", "index")}
+    return replace(dataset, train=lsx.Split(masks=None, **parts))
 
 
 def run(jobs: Sequence[Job], work: Path, workers: int, title: str) -> dict[Job, dict[str, Any]]:
@@ -118,7 +141,9 @@ class Comparison:
         if method == "classification":  # one training for all conditions that differ in the critic alone
             layers.append({"critic": self.plan["settings"]["critic"] | {"images": "confounded"}})
             layers.append({f"{stage}.epochs": 0 for stage in ("joint", "finetune")})
-        layers.append({"seed": seed, "data.seed": seed, "evaluation.metrics": list(report.METRICS)})
+        if method == "with_critic_images":  # the critic's set is loaded where a critic is used
+            layers.append({"stages": ["pretrain", "joint"], "finetune.epochs": 0})
+        layers.append({"seed": seed, "evaluation.metrics": list(report.METRICS)})
         config = lsx.Config.build(*layers)
         share = described["images"] / self._training_images(config)
         if share > 1.0001:
@@ -140,11 +165,11 @@ class Comparison:
         """The candidate of each condition and method, by the rule that stands in the plan."""
         chosen: dict[tuple[str, str], int] = {}
         for condition, described in self.plan["conditions"].items():
-            plain = _means(results, condition, "classification")
-            best = max(plain, key=lambda index: plain[index]["accuracy"])
-            chosen[condition, "classification"] = best
-            found = _means(results, condition, "lsx")
-            index = _pick(found, plain[best]["accuracy"], **described["choose"])
+            plain, found = (_means(results, condition, method) for method in ("classification", "lsx"))
+            accuracy = max(scores["accuracy"] for scores in plain.values())
+            index = _pick(plain, accuracy, **described["choose"])
+            chosen[condition, "classification"] = chosen[condition, "with_critic_images"] = index
+            index = _pick(found, accuracy, **described["choose"])
             chosen[condition, "lsx"] = chosen[condition, "random_critic"] = index
         return chosen
 
@@ -154,7 +179,7 @@ class Comparison:
             self.job(condition, method, chosen[condition, method], seed, "test")
             for seed in self.plan["test_seeds"]
             for condition in self.plan["conditions"]
-            for method in METHODS
+            for method in report.methods(self.plan, condition)
         ]
 
     def _training_images(self, config: lsx.Config) -> int:
@@ -181,7 +206,12 @@ def _pick(found: Mapping[int, dict[str, float]], baseline: float, best: str, mar
     good = [index for index, scores in found.items() if scores["accuracy"] >= baseline - margin]
     name = best if good else "accuracy"
     sign = 1 if lsx.metrics.METRICS[name].direction == "maximize" else -1
-    return max(good or found, key=lambda index: sign * found[index][name])
+
+    def value(index: int) -> float:
+        number = sign * found[index][name]
+        return -math.inf if math.isnan(number) else number
+
+    return max(good or found, key=value)
 
 
 def main(argv: Iterable[str] | None = None) -> None:
@@ -192,7 +222,7 @@ def main(argv: Iterable[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("lsx-evidence"), help="finished trainings (%(default)s)")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs", help="folder of evidence.md and .png")
     args = parser.parse_args(list(argv) if argv is not None else None)
-    over = {key: load_plain(value) for key, value in (text.split("=", 1) for text in args.set)}
+    over = {key: load_plain(value) for key, _, value in (text.partition("=") for text in args.set)}
     plan = args.plan or HERE / ("evidence_gpu.yaml" if torch.cuda.is_available() else "evidence.yaml")
     comparison = Comparison(load_plain(plan.read_text(encoding="utf-8")), over)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -202,9 +232,14 @@ def main(argv: Iterable[str] | None = None) -> None:
     results = run(comparison.final(chosen), args.work, args.workers, "test")
     rows = [{**asdict(job), **result} for job, result in results.items()]
     trials = [{**asdict(job), **result} for job, result in tried.items()]
-    report.write(args.out, comparison.plan, chosen, trials, rows, args.set, args.workers)
+    command = ["python benchmarks/evidence.py"] + ([f"--plan {args.plan}"] if args.plan else [])
+    command += [f"--set {change}" for change in args.set]
+    report.write(args.out, comparison.plan, chosen, trials, rows, " ".join(command), args.workers)
     print(f"{args.out / 'evidence.md'}, after {time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LSXError as error:
+        raise SystemExit(f"evidence: {error}") from None

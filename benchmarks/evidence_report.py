@@ -43,6 +43,7 @@ SHOWN = {
 DRAWN = {name: title.replace("­", "") for name, title in SHOWN.items()}
 NAMES = {
     "classification": "classification only",
+    "with_critic_images": "classification, critic's images too",
     "lsx": "LSX",
     "random_critic": "LSX, random critic",
 }
@@ -65,15 +66,21 @@ def series(rows: Rows, condition: str, method: str, metric: str) -> list[float]:
     return [row["scores"].get(metric, math.nan) for row in sorted(chosen, key=lambda row: row["seed"])]
 
 
-def differences(rows: Rows, condition: str, method: str, metric: str) -> list[float]:
-    """Paired by seed, to classification only."""
-    base = series(rows, condition, "classification", metric)
+def differences(rows: Rows, condition: str, method: str, metric: str, to: str = "classification") -> list[float]:
+    """Paired by seed, to another method."""
+    base = series(rows, condition, to, metric)
     return [value - other for value, other in zip(series(rows, condition, method, metric), base, strict=True)]
 
 
 def group(method: str) -> str:
     """Whose candidates a method has."""
-    return "classification" if method == "classification" else "lsx"
+    return "lsx" if method in ("lsx", "random_critic") else "classification"
+
+
+def methods(plan: Mapping[str, Any], condition: str) -> list[str]:
+    """What is compared: where the critic has clean images, also what they are worth without explanations."""
+    clean = plan["conditions"][condition]["settings"].get("critic.images") == "clean"
+    return [name for name in NAMES if clean or name != "with_critic_images"]
 
 
 def candidates(plan: Mapping[str, Any], condition: str, method: str) -> Sequence[Mapping[str, Any]]:
@@ -89,14 +96,13 @@ def write(
     chosen: Mapping[tuple[str, str], int],
     trials: Rows,
     rows: Rows,
-    changes: Sequence[str],
+    command: str,
     workers: int,
 ) -> None:
     """evidence.md and evidence.png."""
     out.mkdir(parents=True, exist_ok=True)
     draw(out / "evidence.png", plan, rows)
     seeds = len(plan["test_seeds"])
-    command = " ".join(["python benchmarks/evidence.py", *(f"--set {change}" for change in changes)])
     parts = [
         "# Evidence: does learning by self-explaining help?",
         f"Written by `{command}` ({_hardware(rows, workers)}; lsx {lsx.__version__}{_commit()}).",
@@ -124,13 +130,14 @@ def _condition(plan: Mapping[str, Any], rows: Rows, condition: str) -> str:
     arrows = [f"{SHOWN[name]} {lsx.metrics.METRICS[name].arrow}" for name in metrics]
     lines = [f"## {described['title']}", "", "| | " + " | ".join(arrows) + " | critic loss / chance |"]
     lines.append("| --- |" + " --- |" * (len(metrics) + 1))
-    for method, name in NAMES.items():
+    for method in methods(plan, condition):
+        name = NAMES[method]
         cells = [_number(interval(series(rows, condition, method, metric)), metric) for metric in metrics]
         cells.append(_number(interval(series(rows, condition, method, TRAINING[0])), "accuracy"))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    for method in COLORS:
-        cells = [_difference(rows, condition, method, metric) for metric in metrics]
-        lines.append(f"| {NAMES[method]}: difference | " + " | ".join(cells) + " | |")
+    for method, to in (("lsx", "classification"), ("random_critic", "classification"), ("lsx", "random_critic")):
+        cells = [_difference(rows, condition, method, metric, to) for metric in metrics]
+        lines.append(f"| {NAMES[method]} − {NAMES[to]} | " + " | ".join(cells) + " | |")
     control = {f"reference_{name}": f"control_{name}" for name in ("ridge", "iies", "critic_accuracy")}
     cells = [
         _number(interval(series(rows, condition, "lsx", control[name])), name) if name in control else ""
@@ -140,8 +147,8 @@ def _condition(plan: Mapping[str, Any], rows: Rows, condition: str) -> str:
     return "\n".join(lines)
 
 
-def _difference(rows: Rows, condition: str, method: str, metric: str) -> str:
-    mean, half = interval(differences(rows, condition, method, metric))
+def _difference(rows: Rows, condition: str, method: str, metric: str, to: str) -> str:
+    mean, half = interval(differences(rows, condition, method, metric, to))
     text = _number((mean, half), metric, sign="+")
     if not abs(mean) > half:
         return text

@@ -25,6 +25,11 @@ class Tiny(nn.Module):
         return F.log_softmax(self.fc(features), dim=1)
 
 
+def unlikely(values: Tensor) -> Tensor:
+    """Any numbers (B, K) as log-probabilities (B, K + 1), less a constant: the last class has all the probability."""
+    return torch.cat([values - 1e4, torch.zeros_like(values[:, :1])], dim=1)
+
+
 def load(name: str, folder: Path = REFERENCE / "tiny") -> dict[str, Tensor]:
     """The arrays of one reference file as tensors; 0-d ones too."""
     with np.load(folder / f"{name}.npz") as file:

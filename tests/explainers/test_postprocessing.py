@@ -9,7 +9,7 @@ from lsx.config import ExplainerConfig
 from lsx.errors import ConfigError
 from lsx.explainers import Explainer, InputXGradientExplainer
 from lsx.explainers.base import scale
-from tests.tiny import images, load, network
+from tests.tiny import images, load, network, unlikely
 
 EXACT = ["input_x_gradient", "integrated_gradient", "input_x_integrated_gradient", "gradcam", "saliency"]
 METHODS = [*EXACT, "smoothgrad", "gradient_shap"]
@@ -89,6 +89,22 @@ def test_a_saturated_network_gives_no_nan(method: str) -> None:
         assert all(gradient.isfinite().all() for gradient in gradients), factor
 
 
+@pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradient", "gradcam"])
+def test_maps_of_a_network_that_is_sure_keep_their_digits(method: str) -> None:
+    """float32 against float64, where 1 − p is far below float32's resolution."""
+    values = load("explanations")
+    model, inputs = network(values, "learner"), images(values)
+    with torch.no_grad():
+        model.fc.weight.mul_(25)
+        model.fc.bias.mul_(25)
+        sure = model(inputs).max(dim=1)
+        assert float((-sure.values).median()) < 1e-7
+    explainer = explainers.build(ExplainerConfig(method=method, normalization="sample", steps=4))
+    maps = explainer(model, inputs, sure.indices)
+    exact = explainer(model.double(), inputs.double(), sure.indices)
+    torch.testing.assert_close(maps.double(), exact, rtol=1e-3, atol=1e-3)
+
+
 def test_explanations_work_under_no_grad_and_in_evaluation_mode() -> None:
     values = load("explanations")
     model = network(values, "learner").eval()
@@ -108,7 +124,7 @@ class Falling(nn.Module):
         self.weight = nn.Parameter(-torch.rand(16, 3) - 0.1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1) @ self.weight
+        return unlikely(images.flatten(1) @ self.weight)
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"gradcam", "saliency"}))
