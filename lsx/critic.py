@@ -144,6 +144,19 @@ def _chunk(config: CriticConfig, explainer: Explainer, critic_set: CriticSet) ->
     return max(1, GPU_IMAGES_PER_PASS // (critic_set.images.shape[1] * explainer.evaluations))
 
 
+def require_shape(name: str, explanation: Tensor, images: Tensor) -> None:
+    """Refuse explanations that are not shaped like their images.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if explanation.shape != images.shape:
+        raise ConfigError(
+            f"explainer {name!r} must give explanations shaped like the images, {tuple(images.shape)} here, "
+            f"not {tuple(explanation.shape)}"
+        )
+
+
 def require_gradient(explainer: Explainer, learner: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Refuse an explainer whose explanations do not depend differentiably on the learner's weights.
 
@@ -160,6 +173,7 @@ def require_gradient(explainer: Explainer, learner: nn.Module, images: Tensor, l
     if not explainer.trains_learner:
         raise ConfigError(f"{problem} (it is for evaluation only); {cure}")
     explanation = explainer(learner, images, labels, create_graph=True)
+    require_shape(name, explanation, images)
     if not explanation.requires_grad:
         raise ConfigError(f"{problem}; {cure}")
     # Position-dependent weights, since maps are normalised and a plain sum could be constant.

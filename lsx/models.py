@@ -9,7 +9,7 @@ by keyword. Its *encoding* is what its first linear layer reads, unless it has a
 backpropagation sees no others.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -164,6 +164,36 @@ def gradcam_layer(model: nn.Module) -> nn.Module:
     if not convolutions:
         raise ConfigError(f"Grad-CAM needs a convolution; model {type(model).__name__} has none")
     return convolutions[-1]
+
+
+def require_log_probabilities(model: nn.Module, images: Tensor, classes: int) -> None:
+    """Refuse a network whose outputs are not log-probabilities.
+
+    Args:
+        model: on the device of the images.
+        images: a few (B, C, H, W).
+        classes: K.
+
+    Raises:
+        ConfigError: it does not take these images, or gives another shape, or the classes' probabilities do not add up
+            to 1, as those of logits do not.
+    """
+    name = type(model).__name__
+    with evaluating(model), torch.no_grad():
+        try:
+            outputs = model(images)
+        except RuntimeError as error:
+            raise ConfigError(f"model {name} does not take images of {_by(images.shape[1:])}: {error}") from None
+    if not isinstance(outputs, Tensor) or outputs.shape != (len(images), classes):
+        shown = _by(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ConfigError(f"model {name} must give log-probabilities ({len(images)}, {classes}) here, not {shown}")
+    sums = outputs.exp().sum(dim=1)
+    if not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise ConfigError(f"model {name} must give log-probabilities: end its forward with log_softmax(dim=1)")
+
+
+def _by(sides: Iterable[int]) -> str:
+    return " x ".join(map(str, sides))
 
 
 @contextmanager

@@ -244,6 +244,7 @@ def _try_networks(config: Config, dataset: "Dataset", seen: set[tuple[str | None
         # Two quadrature points show as well as fifty that there is a gradient.
         quick = config.explainer.model_copy(update={"steps": 2, "samples": 2})
         few = dataset.train.take(slice(0, PROBE_IMAGES))
+        models.require_log_probabilities(learner, few.images, dataset.num_classes)
         for method in (config.explainer.method, config.evaluation.reference_explainer):
             with models.evaluating(learner):
                 explainers.build(quick, method=method)(learner, few.images, few.labels)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lsx import data, explainers, models
 from lsx.config import STAGES, Config, Stage, StageConfig
-from lsx.critic import CriticSet, require_gradient
+from lsx.critic import CriticSet, require_gradient, require_shape
 from lsx.data.types import Dataset
 from lsx.errors import CheckpointError, ConfigError, DivergedError
 from lsx.metrics.accuracy import accuracy
@@ -83,7 +83,7 @@ class Trainer:
         with isolated_randomness(self.device):
             self.learner = self._fresh_learner("pretrain")
             if config.start is not None and not _resumes:
-                load_weights(self.learner, checkpoint.load(config.start)["learner"])
+                self._start_from(checkpoint.load(config.start))
             self._check()
 
     @classmethod
@@ -119,8 +119,11 @@ class Trainer:
         return sum(self._settings(stage).epochs for stage in self.config.stages)
 
     def run(self) -> nn.Module:
-        """Train what is left of the stages and return the learner."""
+        """Train what is left of the stages, also after an earlier call was stopped, and return the learner."""
+        if self._resume_from is None and self._course is not None:  # it was stopped, and is run again
+            self._resume_from = self.state()
         state, self._resume_from = self._resume_from, None
+        self._stopped_at = None
         with isolated_randomness(self.device):
             try:
                 for stage in self.config.stages:
@@ -265,16 +268,23 @@ class Trainer:
         seed_everything(self._seed(stage), self.device)
         return models.build(self.config.model.name, self.dataset.image_shape, self.dataset.num_classes, self.device)
 
+    def _start_from(self, state: Mapping[str, Any]) -> None:
+        """A checkpoint's learner; for finetuning, the joint model that it had, if it was in finetuning itself."""
+        joint = state["teacher"] if self.config.stages == ("finetune",) else None
+        load_weights(self.learner, state["learner"] if joint is None else joint)
+
     def _check(self) -> None:
         """Refuse now what would fail in a later stage."""
         if self.config.uses_critic:
             CriticSet.of(self.dataset.critic, self.config.critic)
         few = self.dataset.train.take(slice(0, PROBE_IMAGES))
+        models.require_log_probabilities(self.learner, few.images, self.dataset.num_classes)
         if any(uses_explanations(self.config).values()):
             require_gradient(self._explainer, self.learner, few.images, few.labels)
         else:  # an explainer that cannot explain this network would be found out when all training is done
             with models.evaluating(self.learner):
-                self._explainer(self.learner, few.images, few.labels)
+                explanation = self._explainer(self.learner, few.images, few.labels)
+            require_shape(self.config.explainer.method, explanation, few.images)
 
     def _adopt(self, state: dict[str, Any]) -> None:
         recorded, here = state["data"].get("sha256"), self.dataset.provenance.get("sha256")

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lsx import data
 from lsx.config import Config
 from lsx.errors import CheckpointError, ConfigError, DataError, DivergedError
+from lsx.explainers import InputXGradientExplainer
 from lsx.training import Report, Tick, Trainer, checkpoint
 from tests.tiny import Tiny
 
@@ -397,3 +398,62 @@ def test_an_explainer_that_cannot_explain_the_network_is_refused_before_training
     settings = {"model.name": "MLP", "explainer.method": "gradcam", "stages": ["pretrain"]}
     with pytest.raises(ConfigError, match="Grad-CAM needs a convolution"):
         Trainer(BASE.replace(settings))
+
+
+class Logits(Tiny):
+    """What the author of a network forgets: log_softmax."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * 2 + 1
+
+
+class FiveClasses(Tiny):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images)[:, :5].log_softmax(1)
+
+
+class OneChannelOnly(Tiny):
+    def __init__(self, channels: int = 1, image_size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
+        super().__init__(2, image_size, classes)
+
+
+class PerImage(InputXGradientExplainer):
+    def attribute(self, model: nn.Module, images: Tensor, targets: Tensor, *, create_graph: bool) -> Tensor:
+        raw = super().attribute(model, images, targets, create_graph=create_graph)
+        return raw.sum((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"model.name": "Logits"}, "Logits must give log-probabilities: end its forward with log_softmax"),
+        ({"model.name": "FiveClasses"}, r"FiveClasses must give log-probabilities \(8, 10\) here, not 8 x 5"),
+        ({"model.name": "OneChannelOnly"}, "OneChannelOnly does not take images of 1 x 28 x 28"),
+        ({"explainer.method": "PerImage"}, "PerImage' must give explanations shaped like the images"),
+        ({"explainer.method": "PerImage", "stages": ["pretrain"]}, "PerImage' must give explanations shaped like"),
+    ],
+)
+def test_networks_and_explainers_of_ones_own_that_do_not_fit(settings: dict[str, Any], line: str) -> None:
+    own = {key: f"{__name__}:{name}" if key != "stages" else name for key, name in settings.items()}
+    with pytest.raises(ConfigError, match=line):
+        Trainer(BASE.replace(own))
+
+
+def test_a_stopped_trainer_that_is_run_again_goes_on(reference: nn.Module) -> None:
+    pulses = iter([stop_at(("pretrain", 1, 1)), stop_at(("finetune", 0, 2)), lambda tick: None])
+    trainer = Trainer(BASE)
+    for _ in range(2):
+        trainer.pulse = next(pulses)
+        with pytest.raises(Stopped):
+            trainer.run()
+        torch.rand(3)  # a caller's own draws between
+    trainer.pulse = next(pulses)
+    assert same(trainer.run(), reference)
+    assert same(trainer.run(), reference)  # nothing is left
+
+
+def test_finetuning_from_a_finished_run_aims_at_its_joint_model(
+    tmp_path: Any, states: list[dict[str, Any]], reference: nn.Module
+) -> None:
+    path = checkpoint.save(states[-1], tmp_path / "finished.pt")
+    assert same(Trainer(BASE.replace({"stages": ["finetune"], "start": str(path)})).run(), reference)
