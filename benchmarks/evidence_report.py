@@ -1,5 +1,6 @@
 """What evidence.py found, as a table and a picture."""
 
+import json
 import math
 import os
 import platform
@@ -106,11 +107,16 @@ def write(
     parts = [
         "# Evidence: does learning by self-explaining help?",
         f"Written by `{command}` ({_hardware(rows, workers)}; lsx {lsx.__version__}{_commit()}).",
-        "Classification only, LSX (all three stages), and LSX whose critic is taught shuffled labels: what the last "
-        "one changes is not the critic's teaching. "
-        f"n = {seeds} paired seeds (weights, batch order, critics, splits and confounders), "
-        "test images, which no choice has seen; mean ± half a 95 % interval (Student). Explanations are "
-        "input × gradient of the *predicted* class for every learner, each scaled by its own maximum.",
+        "Classification only, LSX (all three stages), and LSX whose critic is taught shuffled labels. What LSX does "
+        "beyond the last one is the critic's teaching; the rest is finetuning towards explanations, and training. "
+        "Where the critic has clean images, it has labelled images that the learner is not trained on; what those are "
+        "worth by themselves is shown too.",
+        f"n = {seeds} paired seeds of weights, batch order and critics; the split into training, validation and test "
+        "images is one, and no choice has seen the test images. Mean ± half a 95 % interval (Student), which covers "
+        "training, not the choice of images. Differences whose interval excludes 0 are bold where they are "
+        "improvements; with as many intervals as here, one in twenty excludes 0 by chance. Explanations are input × "
+        "gradient of the *predicted* class for every learner, each scaled by its own maximum; *new critic* is the "
+        "accuracy of a critic trained on explanations, on held-out ones.",
         "![differences to classification only](evidence.png)",
         "*Differences to classification only, paired by seed, with 95 % intervals; in the shaded half the method is "
         "better.*",
@@ -170,16 +176,17 @@ def _choices(plan: Mapping[str, Any], chosen: Mapping[tuple[str, str], int], tri
     lines = [
         "## What was chosen, on validation images",
         "",
-        f"Every candidate was trained with the seeds {seeds} (mean shown). Classification only: the most accurate one. "
-        "LSX: the best by the metric in the third column, among those within the margin of accuracy of classification "
-        "only (the most accurate, if none is). The random critic's settings are those of LSX.",
+        f"Every candidate was trained with the seeds {seeds} (mean shown). Chosen is the best by the metric in the "
+        "third column, among those whose accuracy is within the margin of the most accurate classification-only "
+        "candidate (the most accurate, if none is): one rule for classification only and for LSX. The random critic's "
+        "settings are those of LSX.",
         "",
         "| data | candidate | chosen by | accuracy | ridge | IIES | mass on the decoy | chosen |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for condition, described in plan["conditions"].items():
         for method in ("classification", "lsx"):
-            rule = plan["classification"]["choose"] if method == "classification" else described["choose"]
+            rule = described["choose"]
             for index, candidate in enumerate(candidates(plan, condition, method)):
                 mine = [row for row in trials if (row["condition"], row["method"]) == (condition, method)]
                 found = [row["scores"] for row in mine if row["candidate"] == index]
@@ -213,7 +220,8 @@ def _plain(settings: Mapping[str, Any]) -> str:
 
 
 def _hardware(rows: Rows, workers: int) -> str:
-    hours = sum(row["seconds"] for row in rows) / 3600
+    # Conditions that differ in the critic alone share their classification.
+    hours = sum({json.dumps([row["method"], row["settings"]]): row["seconds"] for row in rows}.values()) / 3600
     devices = sorted({row["device"] for row in rows})
     if devices == ["cpu"]:
         device = f"{os.cpu_count()} cores, {_processor()}, {workers} trainings at once on a thread each"
