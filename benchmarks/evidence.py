@@ -230,8 +230,9 @@ def main(argv: Iterable[str] | None = None) -> None:
     tried = run(comparison.selection(), args.work, args.workers, "selection")
     chosen = comparison.choose(tried)
     results = run(comparison.final(chosen), args.work, args.workers, "test")
-    rows = [{**asdict(job), **result} for job, result in results.items()]
-    trials = [{**asdict(job), **result} for job, result in tried.items()]
+    # The job last: a kept result says which job it was computed for, and others may share it.
+    rows = [{**result, **asdict(job)} for job, result in results.items()]
+    trials = [{**result, **asdict(job)} for job, result in tried.items()]
     command = ["python benchmarks/evidence.py"] + ([f"--plan {args.plan}"] if args.plan else [])
     command += [f"--set {change}" for change in args.set]
     report.write(args.out, comparison.plan, chosen, trials, rows, " ".join(command), args.workers)
