@@ -35,7 +35,8 @@ class TensorBoard:
         folder: of the event files.
         config: of the run.
         dataset: whose validation images are explained.
-        position: epochs that are finished; what was written to the folder about later ones is dropped.
+        position: epochs that are finished; what was written to the folder about later ones is dropped. A run at its
+            beginning (0) drops nothing.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -48,7 +49,7 @@ class TensorBoard:
         self._position = position
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self._writer: Any = SummaryWriter(str(folder), purge_step=position + 1 if position else 0)
+            self._writer: Any = SummaryWriter(str(folder), purge_step=position + 1 if position else None)
         except (OSError, ValueError) as error:
             raise ConfigError(f"--logdir: {str(folder)!r} cannot be written: {error}") from None
         self._writer.add_text("config", f"```yaml\n{dump_plain(config.plain())}```", position)

@@ -5,11 +5,11 @@ from __future__ import annotations  # help needs no torch, so types are names on
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
-from pydantic.fields import FieldInfo
-
-from lsx.config import DOWNLOAD_ROOT, Config, ConfounderConfig, DataConfig
+from lsx.cli.flags import Formatter, add_settings, flag, layered
+from lsx.cli.spellings import SPELLINGS
+from lsx.config import DOWNLOAD_ROOT, DataConfig
 from lsx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -35,14 +35,19 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     )
     download.add_argument("--root", default=DOWNLOAD_ROOT, help="folder to put it in (default: %(default)s)")
 
-    show = actions.add_parser("show", help="show where the images come from and how they are split")
+    show = actions.add_parser(
+        "show",
+        help="show where the images come from and how they are split",
+        description="The settings of data may also be given without their prefix, such as --root for --data-root.",
+        formatter_class=Formatter,
+        allow_abbrev=False,
+    )
     show.add_argument("--picture", metavar="FILE", help="PNG to draw some images of every split into")
-    for key, field in _settings().items():
-        name = key.removeprefix("data.").replace(".", "_")
-        text = f"{str(field.description).replace('%', '%%')} (default: {field.default})"
-        # With dashes, and with the underscores of the settings themselves, which help need not repeat.
-        for flag, shown in {f"--{name}": argparse.SUPPRESS, f"--{name.replace('_', '-')}": text}.items():
-            show.add_argument(flag, dest=key, default=argparse.SUPPRESS, metavar="VALUE", help=shown)
+    add_settings(show, ("data", "confounder"))
+    for key in DataConfig.model_fields:
+        if f"--{key}" not in SPELLINGS.get(f"data.{key}", ()):
+            short = f"--{key.replace('_', '-')}"
+            show.add_argument(short, dest=key, action="append", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "download":
         print(download(args.root, args.dataset))
         return 0
-    given = vars(args)
-    settings = {key: _value(given[key], field) for key, field in _settings().items() if key in given}
+    short = [(flag(f"data.{key}"), text) for key in DataConfig.model_fields for text in getattr(args, key, [])]
+    args.given = [*args.given, *short]
     # Without a critic: the data shown need not be enough for the default critic set.
-    dataset = load(Config.build(settings, {"stages": ["pretrain"]}))
+    dataset = load(layered(args, {}, None).replace({"stages": ("pretrain",)}))
     print(describe(dataset))
     if args.picture is not None:
         _save(dataset, Path(args.picture))
@@ -123,27 +128,6 @@ def _counts(dataset: Dataset, names: list[str]) -> list[str]:
     width = max(8, *(len(name) for name in names))
     rows = [("class", *_SPLITS), *zip(names, *counts, strict=True), ("all", *(len(labels) for labels in splits))]
     return [f"{row[0]:<{width}}" + "".join(f"{cell:>12}" for cell in row[1:]) for row in rows]
-
-
-def _settings() -> dict[str, FieldInfo]:
-    """What a dataset is made by: dotted keys to their fields."""
-    data, confounder = DataConfig.model_fields, ConfounderConfig.model_fields
-    return {f"data.{name}": data[name] for name in data} | {
-        f"confounder.{name}": confounder[name] for name in confounder
-    }
-
-
-def _value(text: str, field: FieldInfo) -> int | float | str:
-    """The number that ``text`` spells where a number is due; other text is left for the configuration to judge."""
-    annotation = field.annotation
-    if get_origin(annotation) is Literal or str in (annotation, *get_args(annotation)):
-        return text
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _fetch(root: str, name: str) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import hashlib
 import io
 import json
 import math
@@ -16,16 +15,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lsx.cli.checkpoints import Opened, fingerprint, open_checkpoint, other_split, short_names
 from lsx.cli.flags import Formatter, add_settings, given_settings
-from lsx.cli.folder import checkpoint_of, plain, replace_text
+from lsx.cli.folder import plain, replace_text
 from lsx.cli.interrupts import Interrupts
 from lsx.config import Config
 from lsx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from lsx.data import Dataset, Split
+    from lsx.data import Dataset
+    from lsx.metrics import Evaluation
 
 SplitName = Literal["train", "validation", "test"]
 SECTIONS = ("device", "data", "confounder", "explainer", "critic", "evaluation")
@@ -53,6 +52,7 @@ class Column:
         path: of the checkpoint.
         data: the images it was scored on, in words.
         fingerprint: of these images and labels; equal for the same ones.
+        warning: what to know about these images; empty where there is nothing.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Column:
     path: str = ""
     data: str = ""
     fingerprint: str = ""
+    warning: str = ""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
@@ -129,21 +130,11 @@ def evaluate(
     shown = short_names(paths)
     opened = [open_checkpoint(path, settings) for path in paths]
     columns = []
-    for path, name, (learner, dataset, config) in zip(paths, shown, opened, strict=True):
+    for path, name, one in zip(paths, shown, opened, strict=True):
         if len(paths) > 1:
             print(f"lsx: scoring {name}", file=sys.stderr)
-        found = metrics.evaluate_with_reasons(learner, dataset, split, config, metrics=names)
-        part = getattr(dataset, split)
-        columns.append(
-            Column(
-                name,
-                found.values,
-                found.reasons,
-                path,
-                _describe(dataset, split, len(part), config),
-                _fingerprint(part),
-            )
-        )
+        found = metrics.evaluate_with_reasons(one.learner, one.dataset, split, one.config, metrics=names)
+        columns.append(_column(path, name, one, split, found))
     print(_head(columns))
     show(columns)
     if out is not None:
@@ -152,32 +143,17 @@ def evaluate(
     return 0
 
 
-def open_checkpoint(path: str, settings: Mapping[str, Any]) -> "tuple[nn.Module, Dataset, Config]":
-    """The learner of a checkpoint, its dataset on the learner's device, and its settings with ``settings`` over them.
-
-    Args:
-        path: of the checkpoint, or the folder of a run.
-        settings: nested or dotted.
-
-    Raises:
-        LSXError: unreadable, settings that are not valid, data that is not there, or weights of another architecture.
-    """
-    from lsx import load_data, load_learner
-    from lsx.training import checkpoint
-    from lsx.training.device import resolve_device
-
-    file = checkpoint_of(path)
-    config = Config.build(checkpoint.load(file)["config"], settings)
-    dataset = load_data(config).to(resolve_device(config.device))
-    return load_learner(file, dataset)[0], dataset, config
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """A title for each checkpoint: its run's folder or its file, the whole path where these are the same."""
-    files = [Path(path) for path in paths]
-    folders = [file.parent.absolute().name if file.name == "checkpoint.pt" else file.name for file in files]
-    names = folders if len(set(folders)) == len(folders) else [str(path) for path in paths]
-    return names if len(set(names)) == len(names) else [f"{name} ({i})" for i, name in enumerate(names, start=1)]
+def _column(path: str, name: str, opened: Opened, split: str, found: "Evaluation") -> Column:
+    dataset, part = opened.dataset, getattr(opened.dataset, split)
+    return Column(
+        name,
+        found.values,
+        found.reasons,
+        path,
+        _describe(dataset, split, len(part), opened.config),
+        fingerprint(dataset, part),
+        other_split(opened, name, split),
+    )
 
 
 def show(columns: Sequence[Column]) -> None:
@@ -225,22 +201,17 @@ def _cell(value: float, best: bool) -> Text:
 
 def _head(columns: Sequence[Column]) -> str:
     """What was scored on which images."""
-    if len({column.fingerprint for column in columns}) == 1:
-        return f"on {columns[0].data}"
-    lines = [f"  {column.name}: {column.data}" for column in columns]
-    return "\n".join(["on different images, so that the columns cannot be compared:", *lines])
+    lines = [f"on {columns[0].data}"]
+    if len({column.fingerprint for column in columns}) > 1:
+        lines = ["on different images, so that the columns cannot be compared:"]
+        lines += [f"  {column.name}: {column.data}" for column in columns]
+    return "\n".join([*lines, *(column.warning for column in columns if column.warning)])
 
 
 def _describe(dataset: "Dataset", split: str, size: int, config: Config) -> str:
     source = dataset.provenance.get("description", "")
     explained = min(size, config.evaluation.max_images)
     return f"{size} {split} images of {dataset.name} ({source}), {explained} of them explained"
-
-
-def _fingerprint(part: "Split") -> str:
-    digest = hashlib.sha256(part.images.cpu().numpy().tobytes())
-    digest.update(part.labels.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _text(columns: Sequence[Column], split: str, suffix: str) -> str:

@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsx.cli.evaluate import SECTIONS, open_checkpoint, short_names
+from lsx.cli.checkpoints import open_checkpoint, other_split, short_names
+from lsx.cli.evaluate import SECTIONS
 from lsx.cli.flags import Formatter, add_settings, given_settings
 from lsx.cli.interrupts import Interrupts
 from lsx.config import Config
@@ -159,11 +161,14 @@ def _subject(
     from lsx.cli.images import load
     from lsx.models import evaluating
 
-    learner, dataset, config = open_checkpoint(path, settings)
+    opened = open_checkpoint(path, settings)
+    learner, dataset, config, _ = opened
     if own:
         examples = load(own, dataset)
     else:
         examples = getattr(dataset, split)
+        if warning := other_split(opened, name, split):
+            print(f"lsx: {warning}", file=sys.stderr)
         if label is not None:
             rows = (examples.labels == label).nonzero().flatten()
             if not len(rows):

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from lsx.cli.spellings import EVERY_STAGE, MODES, ONLY_CLASSIFICATION, SPELLINGS, SWITCHES
-from lsx.config import STAGES, Config, settings
+from lsx.config import STAGES, Config, flatten, settings
 from lsx.errors import ConfigError
 from lsx.yamlfile import YAMLFault, load_plain
 
@@ -172,8 +172,7 @@ def _title(section: str) -> str:
 def _read(name: str, text: Any) -> list[Given]:
     """What one flag sets."""
     if name == "--set":
-        key, value = _assignment(text)
-        return [Given(f"--set {key}", key, value)]
+        return [Given(f"--set {key}", key, value) for key, value in _assignments(text).items()]
     if name in SWITCHES:
         key, value, _ = SWITCHES[name]
         if not key.startswith("*."):
@@ -187,7 +186,8 @@ def _read(name: str, text: Any) -> list[Given]:
     return [Given(name, key, _value(name, text, fields[key]))]
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def _assignments(text: str) -> dict[str, Any]:
+    """What one ``--set`` gives: several settings where its value is a mapping."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {text!r} must be KEY=VALUE, e.g. loss.lambda_e=10")
@@ -195,8 +195,11 @@ def _assignment(text: str) -> tuple[str, Any]:
         read = load_plain(value)
     except YAMLFault as fault:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML: {fault.reason}") from None
-    listed = key in settings() and isinstance(settings()[key].get_default(), tuple)
-    return key, tuple(read) if listed and isinstance(read, list) else read
+    listed = {name for name, field in settings().items() if isinstance(field.get_default(), tuple)}
+    return {
+        name: tuple(one) if name in listed and isinstance(one, list) else one
+        for name, one in flatten({key: read}).items()
+    }
 
 
 def _value(name: str, text: str, field: FieldInfo) -> Any:

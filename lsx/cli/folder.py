@@ -1,6 +1,7 @@
 """A run's folder: what is in it, when it is written, and what a resumed run finds."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -112,6 +113,27 @@ class Order:
     def position(self) -> int:
         """Finished epochs."""
         return 0 if self.state is None else int(self.state["position"])
+
+
+def board(logdir: str, name: str, before: str | None = None) -> str:
+    """The folder of a run's TensorBoard events, absolute: that of an earlier start, else one without another's events.
+
+    Args:
+        logdir: the folder of all runs.
+        name: of the run, as one part of a path.
+        before: where this run wrote when it was started earlier.
+    """
+    base = Path(logdir).absolute()
+    if before is not None and Path(before).parent == base:
+        return before
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return str(next(base / one for one in names if not any((base / one).glob("events.out.tfevents.*"))))
+
+
+def absolute_uri(uri: str) -> str:
+    """A SQLite URI that means the same file from every folder; others as they are."""
+    path = uri.removeprefix("sqlite:///")
+    return uri if path in (uri, "", ":memory:") else f"sqlite:///{Path(path).absolute()}"
 
 
 def checkpoint_of(path: str) -> str:

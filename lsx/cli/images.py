@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from lsx.data import Dataset, Split
+from lsx.data.pictures import picture
 from lsx.errors import DataError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -39,16 +40,11 @@ def _read(file: str, shape: tuple[int, int, int]) -> Tensor:
         raise DataError(
             f"image {file!r} cannot be shown to a network of {channels} channels; image files have 1, 3 or 4"
         )
-    try:
-        with Image.open(file) as opened:
-            opened.load()
-            picture = opened.convert(MODES[channels])
-            kind = f"{opened.width}x{opened.height} {opened.mode}"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's own are among them
-        reason = getattr(error, "strerror", None) or "damaged, or no image"
-        raise DataError(f"image {file!r} cannot be read: {reason}") from None
+    image = picture(file)
+    kind = f"{image.width}x{image.height} {image.mode}"
     wanted = f"{width}x{height} {MODES[channels]}"
     if kind != wanted:
         print(f"lsx: {file}: {kind} converted to the network's {wanted}", file=sys.stderr)
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    fitting = image.convert(MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(fitting, dtype=np.float32) / 255
     return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1)

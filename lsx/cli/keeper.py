@@ -1,7 +1,7 @@
 """Training that is shown, tracked and kept: the trainer's callback behind ``lsx train``."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, Protocol
 
@@ -16,6 +16,9 @@ from lsx.progress import Progress
 from lsx.training import Report, Tick, Trainer, checkpoint
 
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
+SECONDS_WITHIN_EPOCH = 60.0
+LARGEST_SHARE = 0.01
+"""Of the time, for checkpoints within an epoch."""
 Ending = Literal["FINISHED", "KILLED", "FAILED"]
 
 
@@ -50,7 +53,7 @@ class Keeper:
     def __init__(self, order: Order, dataset: Dataset, progress: Progress) -> None:
         self._order, self._folder = order, order.folder
         self.dataset, self._progress = dataset, progress
-        self._saved = -SECONDS_BETWEEN_CHECKPOINTS
+        self._saved = self._took = 0.0
         self._followers: list[Follower] = []
 
     def train(self, interrupts: Interrupts) -> nn.Module:
@@ -64,6 +67,8 @@ class Keeper:
         def pulse(tick: Tick) -> None:
             interrupts.check()
             self._progress.pulse(tick)
+            if time.monotonic() - self._saved >= max(SECONDS_WITHIN_EPOCH, self._took / LARGEST_SHARE):
+                self._save(trainer.state)
 
         order = self._order
         if order.state is None:
@@ -74,13 +79,13 @@ class Keeper:
         self._followers = _followers(order, self.dataset)
         self._folder.begin(order.config)  # when all that can be refused was not
         self._folder.rewind(order.position)
+        self._saved = time.monotonic() - SECONDS_BETWEEN_CHECKPOINTS  # the first epoch is kept, however short
         try:
             with interrupts.between_steps():
                 return trainer.run()
         except Stopped:
             with suppress(CheckpointError):  # no stage has an epoch
-                checkpoint.save(trainer.state(), self._folder.checkpoint)
-            self.tell("saved")
+                self._save(trainer.state)
             raise
 
     def __call__(self, report: Report) -> None:
@@ -92,9 +97,14 @@ class Keeper:
             gallery.draw(report.learner, report.stage, self._order.config, self.dataset, self._folder.path)
         self.tell("__call__", report)
         if report.ends_stage or time.monotonic() - self._saved >= SECONDS_BETWEEN_CHECKPOINTS:
-            checkpoint.save(report.checkpoint(), self._folder.checkpoint)
-            self._saved = time.monotonic()
-            self.tell("saved")
+            self._save(report.checkpoint)
+
+    def _save(self, state: Callable[[], dict[str, Any]]) -> None:
+        began = time.monotonic()
+        checkpoint.save(state(), self._folder.checkpoint)
+        self._saved = time.monotonic()
+        self._took = self._saved - began
+        self.tell("saved")
 
     def tell(self, what: str, *news: Any) -> None:
         """Call a method of every tracker; one that fails is left, since a run of hours must not end with its server."""

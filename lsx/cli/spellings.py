@@ -55,5 +55,15 @@ MODES: Mapping[str, tuple[Stage, ...]] = {
 }
 """Training modes and their stages."""
 
-ONLY_CLASSIFICATION = {"joint.epochs": "pretrain.epochs", "joint.learning_rate": "pretrain.learning_rate"}
-"""With classification alone, the authors' epochs and learning rate are those of the only stage there is."""
+ONLY_CLASSIFICATION = {"joint.epochs": "pretrain.epochs"}
+"""With classification alone, epochs without a stage are those of the only stage there is."""
+
+IGNORED: Mapping[str, bool] = {
+    "--logging-disabled": False,
+    "--render-enabled": False,
+    "--log-interval": True,
+    "--log-interval-accuracy": True,
+    "--log-interval-critic": True,
+    "--log-interval-pretraining": True,
+}
+"""The authors' flags of logging, which have no effect here; whether each takes a value."""

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lsx.cli.flags import Formatter, add_settings, given_settings, layered
-from lsx.cli.folder import CONTENTS, Order, RunFolder, checkpoint_of, plain, replace_text
+from lsx.cli.folder import CONTENTS, Order, RunFolder, absolute_uri, board, checkpoint_of, plain, replace_text
 from lsx.cli.interrupts import Interrupts
-from lsx.cli.spellings import MODES
+from lsx.cli.spellings import IGNORED, MODES
 from lsx.config import Config
 from lsx.errors import ConfigError, unknown
 
 INTERRUPTED = 130
 RUNS = "lsx-runs"
 DEFAULT_MODE = "pretrain_and_joint_and_finetuning"
+EXPLANATIONS = "expls"
 LOOKING = ("test", "faithfulness", "save_expls")
 EPILOG = """\
 training modes:
@@ -30,7 +31,8 @@ training modes:
   test, faithfulness, save_expls      no training: look at --model_pt on test images
 
 With --model_pt, settings are those of the checkpoint where no file and no flag says otherwise. In mode
-only_classification, --n_epochs and --learning_rate are those of pretraining, unless its own flags are given.
+only_classification, --n_epochs is pretraining's where --n_pretraining_epochs is not given; --learning_rate
+is joint training's and has no effect there, --pretrain_learning_rate has.
 A setting given twice with different values is refused. Underscores and dashes in flags mean the same.
 
 examples:
@@ -55,8 +57,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     )
     modes = ", ".join([*MODES, *LOOKING])
     parser.add_argument("--training-mode", metavar="MODE", help=f"{modes} (default: {DEFAULT_MODE})")
-    parser.add_argument("--run-name", metavar="NAME", help="default: <dataset>-<mode>-seed<seed>")
-    parser.add_argument("--out", metavar="DIR", help=f"the run's folder (default: {RUNS}/<run name>)")
+    parser.add_argument("--run-name", metavar="NAME", help="default: --out's last part, or <dataset>-<mode>-seed<seed>")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help=f"the run's folder (default: {RUNS}/<run name>; without training, the checkpoint's)",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out; it keeps its settings")
     trackers = parser.add_argument_group("tracking", "both may be on; a resumed run goes on where it was tracked")
     trackers.add_argument(
@@ -65,6 +71,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     trackers.add_argument("--tracking-uri", metavar="URI", help="MLflow: a server, or e.g. sqlite:///mlflow.db")
     trackers.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: lsx)")
     add_settings(parser)
+    logging = parser.add_argument_group("the authors' logging", "taken, and without effect")
+    for flag, valued in IGNORED.items():
+        if valued:
+            logging.add_argument(flag, metavar="N", action="append", dest="ignored", default=[], help="ignored")
+        else:
+            logging.add_argument(flag, action="append_const", const=flag, dest="ignored", default=[], help="ignored")
+    parser.add_argument("--vanilla-model-pt", metavar="CKPT", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
@@ -76,6 +89,12 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.training_mode not in (None, *MODES, *LOOKING):
         raise ConfigError(unknown("training mode", args.training_mode, [*MODES, *LOOKING]))
+    if args.vanilla_model_pt is not None:
+        raise ConfigError(
+            "--vanilla_model_pt is not taken: `lsx evaluate CKPT CKPT` and `lsx explain CKPT CKPT` compare checkpoints"
+        )
+    if args.ignored:
+        _say("logging flags are ignored: the run's folder keeps its history, --logdir and --tracking-uri track it")
     with Interrupts() as interrupts:
         if args.training_mode in LOOKING:
             return _look(args)
@@ -94,17 +113,21 @@ def _begun(args: argparse.Namespace) -> Order:
     start, mode = given_settings(args).get("start"), args.training_mode
     if start is not None and mode is None:
         raise ConfigError("--model_pt needs --training_mode: joint, finetuning, test, faithfulness or save_expls")
-    base = {} if start is None else _settings_of(start) | {"start": start}
+    state = None if start is None else _opened(start)
+    base = {} if state is None else _settings_of(state) | {"start": start}
     config = layered(args, base, mode)
     if start is not None:
         config = config.replace({"start": checkpoint_of(start)})
-    name = args.run_name or f"{_word(config.data.dataset)}-{mode or _mode(config)}-seed{config.seed}"
+    default = f"{_word(config.data.dataset)}-{mode or _mode(config)}-seed{config.seed}"
+    name = args.run_name or (Path(args.out).resolve().name if args.out else "") or default
     folder = RunFolder(args.out or Path(RUNS) / _word(name))
     if folder.holds_run:
         raise ConfigError(
             f"--out {str(folder.path)!r} holds a run already; add --resume to continue it, or choose another --out"
         )
     folder.memory = {"name": name} | _tracking(args, name)
+    if mode == "finetuning" and state is not None and state["stage"] == "pretrain":
+        _say(f"no critic has taught {start!r} to explain, it was trained on classification only")
     return Order(config, folder)
 
 
@@ -128,28 +151,33 @@ def _resumed(args: argparse.Namespace) -> Order:
         state["config"] = config.plain()
     folder.recall()
     name = folder.memory.setdefault("name", folder.path.name)
-    for key, place in _tracking(args, name).items():  # the same store as before keeps its run
+    # The same store as before keeps its run.
+    for key, place in _tracking(args, name, folder.memory.get("logdir")).items():
         known = folder.memory.get(key)
         folder.memory[key] = known | place if isinstance(known, dict) and known["uri"] == place["uri"] else place
     return Order(config, folder, state)
 
 
-def _settings_of(path: str) -> dict[str, Any]:
-    """The settings of a checkpoint."""
+def _opened(path: str) -> dict[str, Any]:
     from lsx.training import checkpoint
 
-    return dict(Config.build(checkpoint.load(checkpoint_of(path))["config"]).plain())
+    return checkpoint.load(checkpoint_of(path))
 
 
-def _tracking(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Where a run is tracked, as its folder remembers it."""
+def _settings_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint."""
+    return dict(Config.build(state["config"]).plain())
+
+
+def _tracking(args: argparse.Namespace, name: str, before: str | None = None) -> dict[str, Any]:
+    """Where a run is tracked, as its folder remembers it; ``before`` is its TensorBoard folder so far."""
     if args.experiment and not args.tracking_uri:
         raise ConfigError(f"--experiment {args.experiment!r} is MLflow's; it needs --tracking-uri")
     found: dict[str, Any] = {}
     if args.logdir:
-        found["logdir"] = str(Path(args.logdir) / _word(name))
+        found["logdir"] = board(args.logdir, _word(name), before)
     if args.tracking_uri:
-        found["mlflow"] = {"uri": args.tracking_uri, "experiment": args.experiment or "lsx"}
+        found["mlflow"] = {"uri": absolute_uri(args.tracking_uri), "experiment": args.experiment or "lsx"}
     return found
 
 
@@ -199,14 +227,26 @@ def _look(args: argparse.Namespace) -> int:
         raise ConfigError(f"--training_mode {mode} needs --model_pt, the checkpoint of a learner")
     if args.resume or args.logdir or args.tracking_uri:
         raise ConfigError(f"--training_mode {mode} does not train; leave out --resume, --logdir and --tracking-uri")
-    config = layered(args, _settings_of(path), None)
-    name = args.run_name or f"{_word(config.data.dataset)}-{mode}-seed{config.seed}"
-    folder = Path(args.out or Path(RUNS) / _word(name))
+    config = layered(args, _settings_of(_opened(path)), None)
     overrides = config.plain()
     if mode == "save_expls":
-        return explain([path], folder, overrides, split="test", count=config.evaluation.max_images)
+        out = _beside(args, path, EXPLANATIONS)
+        return explain([path], out, overrides, split="test", count=config.evaluation.max_images)
     chosen = ("faithfulness",) if mode == "faithfulness" else config.evaluation.metrics
-    return evaluate([path], overrides, "test", chosen, folder / f"{mode}.json")
+    return evaluate([path], overrides, "test", chosen, _beside(args, path, f"{mode}.json"))
+
+
+def _beside(args: argparse.Namespace, path: str, name: str) -> Path:
+    """Where a mode that does not train writes: beside its checkpoint, so that no other one's results are there."""
+    if args.out or args.run_name:
+        folder = Path(args.out or Path(RUNS) / _word(args.run_name))
+        return folder if name == EXPLANATIONS else folder / name
+    file = Path(checkpoint_of(path))
+    return file.with_name(name if file.name == "checkpoint.pt" else f"{file.stem}-{name}")
+
+
+def _say(line: str) -> None:
+    print(f"lsx: {line}", file=sys.stderr)
 
 
 def _planned(config: Config) -> int:

@@ -74,25 +74,26 @@ def assemble(
     stamped, clean = _sources(config, pool, rows, chosen)
     if chosen == "hue":
         mean = std = None
-    moments = _moments(stamped.images, rows.train, mean, std)
+    means, stds = _moments(stamped.images, rows.train, mean, std)
 
     def make(part: NDArray[np.int64], source: _Source) -> Split:
         masks, foreground = (
             None if region is None else torch.from_numpy(region[part]) for region in (source.masks, source.foreground)
         )
-        images = _normalised(source.images[part], *moments)
-        return Split(images, torch.from_numpy(pool.labels[part]), masks, torch.from_numpy(part), foreground)
+        images = _normalised(source.images[part], means, stds)
+        labels, index = (torch.from_numpy(values) for values in (pool.labels[part], pool.source(part)))
+        return Split(images, labels, masks, index, foreground)
 
     return Dataset(
         name=config.data.dataset,
-        provenance=_provenance(config, pool, rows, chosen, stamped),
+        provenance=_provenance(config, pool, rows, chosen, stamped) | {"mean": list(means), "std": list(stds)},
         train=make(rows.train, stamped),
         validation=make(rows.validation, stamped),
         test=make(rows.test, stamped),
         critic=make(rows.critic, clean),
         num_classes=pool.classes,
-        mean=moments[0],
-        std=moments[1],
+        mean=means,
+        std=stds,
     )
 
 
@@ -174,7 +175,7 @@ def _moments(
         if std is None:
             std = [float(values.std(dtype=np.float64)) / scale if np.ptp(values) else 1.0 for values in found]
     means, stds = (
-        tuple(values) if isinstance(values, Sequence) else (float(values),) * channels for values in (mean, std)
+        tuple(map(float, values if isinstance(values, Sequence) else [values] * channels)) for values in (mean, std)
     )
     if len(means) != channels or len(stds) != channels or min(stds) <= 0:
         raise DataError(f"mean {means} and std {stds} must be {channels} numbers, one per channel, std above 0")

@@ -63,7 +63,8 @@ def add_patch(pool: Pool, tied: NDArray[np.bool_], seed: int, settings: Confound
     """A square patch on every image (after DecoyMNIST, Ross et al. 2017, which the defaults are).
 
     Its grey is 255 − s·d (descending) or s·d (ascending) on the 0–255 scale; s is 25 for up to 11 classes and
-    250/(K − 1), rounded after the product, for more, so that no two classes share a grey. The colours of hue are the
+    250/(K − 1), rounded after the product, for more, so that no two classes share a grey. Ascending gives class 0 a
+    black patch, which cannot be seen on a black background; the mask marks it all the same. The colours of hue are the
     ten of ColorMNIST, evenly spaced hues for more classes. With place by_class the patch stands on cell d of a grid.
 
     Args:
@@ -112,7 +113,7 @@ def add_hue(pool: Pool, tied: NDArray[np.bool_], seed: int, *, grey: bool = Fals
         Images of three channels, or of one if ``grey``; no masks.
 
     Raises:
-        DataError: the images are not grey, or there are too many classes.
+        DataError: the images are not grey, or there are too many classes to tell apart.
     """
     if pool.images.shape[1] != 1:
         raise DataError(
@@ -120,7 +121,14 @@ def add_hue(pool: Pool, tied: NDArray[np.bool_], seed: int, *, grey: bool = Fals
             "set confounder.kind to patch"
         )
     drawn = np.random.default_rng([seed, _HUE_STREAM]).integers(pool.classes, size=len(pool.labels))
-    colours = palette(pool.classes)[np.where(tied, pool.labels, drawn)]
+    shades = palette(pool.classes)
+    greys = len(np.unique(_luminance(shades[:, :, None, None])))
+    if grey and greys < pool.classes:
+        raise DataError(
+            f"{pool.description}: the hues of {pool.classes} classes have only {greys} different greys; "
+            "set data.color to rgb"
+        )
+    colours = shades[np.where(tied, pool.labels, drawn)]
     coloured = np.concatenate([_times(pool.images, colours[:, channel]) for channel in range(3)], axis=1)
     return Confounded(_luminance(coloured) if grey else coloured, None, removable=False)
 

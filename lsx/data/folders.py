@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lsx.config import Config
 from lsx.data.base import assemble, register
 from lsx.data.files import place
 from lsx.data.parts import Part, gather
+from lsx.data.pictures import picture
 from lsx.data.pool import Pool
 from lsx.data.types import Dataset
 from lsx.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_PARTS = (("train",), ("validation", "val"), ("test",))
+_PARTS = {"train": 0, "validation": 1, "val": 1, "valid": 1, "test": 2}
 _GREY = frozenset({"1", "L", "LA"})
 
 
@@ -41,11 +42,13 @@ def folder_pool(root: str, image_size: int | None = None) -> Pool:
 
     Args:
         root: one sub-folder per class, their sorted names being labels 0 … K − 1; or ``train``, ``validation`` (or
-            ``val``) and ``test`` with those inside, where all but ``train`` may be left out.
+            ``val``, ``valid``) and ``test`` with those inside, in upper or lower case; all but ``train`` may be left
+            out, and nothing else may be beside it.
         image_size: height and width that all are resized to (bilinear); None leaves them as they are.
 
     Raises:
-        DataError: no class folders, a class that is not in training, an unreadable image, images of different sizes.
+        DataError: no class folders, one that is not in training or beside ``train``, an unreadable image, images of
+            different sizes.
     """
     folder = place(root)
     if not folder.is_dir():
@@ -66,9 +69,24 @@ def folder_pool(root: str, image_size: int | None = None) -> Pool:
 
 def _part_folders(folder: Path) -> list[Path | None]:
     """Folders of training, validation and test; a plain folder of classes is all for training."""
-    if not (folder / "train").is_dir():
+    found: list[Path | None] = [None, None, None]
+    others = []
+    for path in _subfolders(folder):
+        part = _PARTS.get(path.name.lower())
+        if part is None:
+            others.append(path.name)
+        elif (before := found[part]) is not None:
+            raise DataError(f"'{folder}' has both {before.name!r} and {path.name!r} for one part; leave one")
+        else:
+            found[part] = path
+    if found[0] is None:
         return [folder, None, None]
-    return [next((folder / name for name in names if (folder / name).is_dir()), None) for names in _PARTS]
+    if others:
+        raise DataError(
+            f"'{folder}' has {', '.join(map(repr, others))} beside {found[0].name!r}; valid: {', '.join(_PARTS)}; "
+            "where train is a class itself, put all classes into a folder train"
+        )
+    return found
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -109,21 +127,8 @@ def _decode(paths: Sequence[Path], image_size: int | None) -> NDArray[np.uint8]:
 
 def _pixels(path: Path, image_size: int | None) -> NDArray[np.uint8]:
     """(H, W) of a grey image, (H, W, 3) of any other; transparency is dropped."""
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(_eight_bits(file))
-            image = image.convert("L" if image.mode in _GREY else "RGB")
-            if image_size is not None:
-                image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-            return np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"'{path}' cannot be read as an image: {error}") from None
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey images by their high byte, which Pillow would clip instead."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no fixed range; save it with 8 or 16 bits")
-    return image
+    image = picture(path)
+    image = image.convert("L" if image.mode in _GREY else "RGB")
+    if image_size is not None:
+        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(image)

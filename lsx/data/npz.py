@@ -34,7 +34,8 @@ def npz_pool(root: str, mask_kind: Literal["foreground", "confounder"] = "foregr
         root: the file. Its arrays:
 
             ``x``: images (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 0–255 or floats 0–1. The channel is last where
-            the last dimension is 1, 3 or 4 and the second is none of these, else second.
+            the last dimension is 1, 3 or 4 and the second is none of these, else second. Refused where the last of
+            (N, C, H, W) is the least and C is none of these: that may be (N, H, W, C).
             ``y``: labels (N,), integers 0 … K − 1, each of them in use.
             ``mask`` (optional): (N, H, W) or (N, 1, H, W), bool or 0 and 1.
             ``split`` (optional): (N,), 0, 1, 2 or "train", "validation" ("val"), "test". Validation or test images
@@ -61,6 +62,7 @@ def npz_pool(root: str, mask_kind: Literal["foreground", "confounder"] = "foregr
         official_test=sizes[2],
         origin={"root": root, "file_sha256": checksum(path)},
         official_validation=sizes[1],
+        rows=order,
     )
     if "mask" not in arrays:
         return pool
@@ -80,6 +82,12 @@ def _images(path: Path, x: NDArray[Any]) -> Pixels:
         x = x[:, None]
     elif x.shape[3] in _CHANNELS and x.shape[1] not in _CHANNELS:
         x = x.transpose(0, 3, 1, 2)
+    elif x.shape[1] not in _CHANNELS and x.shape[3] < min(x.shape[1:3]):
+        channels, height, width = x.shape[1:]
+        raise DataError(
+            f"'{path}': x {x.shape} would be {channels} channels of {height}x{width} pixels; if the channel is last, "
+            "save x.transpose(0, 3, 1, 2); if it is not, turn the images: x.transpose(0, 1, 3, 2)"
+        )
     return np.ascontiguousarray(x if x.dtype == np.uint8 else x.astype(np.float32))
 
 

@@ -29,6 +29,7 @@ class Pool:
         official_validation: how many of the rows before them are its own validation set; 0: it has none.
         foreground: bool (N, 1, H, W), where the object itself is; None if that is unknown.
         masks: bool (N, 1, H, W), where a confounder is that the images have already; None if there is none.
+        rows: int64 (N,), the source's own row of each image where the pool has another order; None: the pool's.
 
     Raises:
         DataError: the arrays do not fit each other, or hold what they must not.
@@ -43,6 +44,7 @@ class Pool:
     official_validation: int = 0
     foreground: Masks | None = None
     masks: Masks | None = None
+    rows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         for fault in (self._shape_fault(), self._label_fault(), self._pixel_fault()):
@@ -56,6 +58,10 @@ class Pool:
         digest = hashlib.sha256(np.ascontiguousarray(self.images, dtype=little).data)
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         return digest.hexdigest()
+
+    def source(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The source's own rows of some rows of the pool."""
+        return rows if self.rows is None else self.rows[rows]
 
     def level(self, grey: NDArray[Any]) -> Pixels:
         """Values on the 0–255 scale in the images' own type and range."""
@@ -73,6 +79,8 @@ class Pool:
         for name, masks in (("foreground", self.foreground), ("masks", self.masks)):
             if masks is not None and (masks.shape != expected or masks.dtype != np.bool_):
                 return f"{name} must be bool {expected}, not {masks.dtype} {masks.shape}"
+        if self.rows is not None and (self.rows.shape != labels.shape or self.rows.dtype != np.int64):
+            return f"rows must be int64 ({len(images)},), not {self.rows.dtype} {self.rows.shape}"
         held = (self.official_validation, self.official_test)
         if min(held) < 0 or sum(held) >= len(images):
             parts = f"{self.official_validation} of them for validation and " if self.official_validation else ""
@@ -84,7 +92,8 @@ class Pool:
             return f"all images are of {self.classes} class; a classifier needs two"
         outside = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
         if outside.size:
-            return f"label {self.labels[outside[0]]} in row {outside[0]} is outside 0-{self.classes - 1}"
+            row = self.source(outside[:1])[0]
+            return f"label {self.labels[outside[0]]} in row {row} is outside 0-{self.classes - 1}"
         return None
 
     def _pixel_fault(self) -> str | None:
@@ -94,4 +103,5 @@ class Pool:
         if fit.all():
             return None
         place = np.unravel_index(int(np.argmin(fit)), fit.shape)
-        return f"pixel {self.images[place]} in row {place[0]} is outside 0-1, the range of float images"
+        row = self.source(np.array(place[:1]))[0]
+        return f"pixel {self.images[place]} in row {row} is outside 0-1, the range of float images"

@@ -1,11 +1,15 @@
 """What a loaded dataset is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lsx.errors import DataError
+
+_SPLITS = ("train", "validation", "test", "critic")
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Split:
         images: float32 (N, C, H, W), normalised.
         labels: int64 (N,), 0 ≤ label < K.
         masks: bool (N, 1, H, W), where the confounder is (decoy patch); None where the data has none.
-        index: int64 (N,), row of each image in the source's pool; for disjointness checks and provenance.
+        index: int64 (N,), row of each image in its source; for disjointness checks and provenance.
         foreground: bool (N, 1, H, W), where the object itself is; None where that is unknown.
     """
 
@@ -48,7 +52,8 @@ class Dataset:
 
     Attributes:
         name: registered dataset name.
-        provenance: plain data that says where the images came from (source, root, file checksums, sizes, seed).
+        provenance: plain data that says where the images came from (source, root, file checksums, sizes, seed), and
+            their normalisation.
         train, validation, test: disjoint splits.
         critic: B_c · b_c images for the critic, in fixed batches of b_c; empty where no stage uses a critic.
         num_classes: K.
@@ -79,10 +84,42 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> "Dataset":
         """The dataset with every split on ``device``."""
-        names = ("train", "validation", "test", "critic")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return self._each(lambda split: split.to(device))
+
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> "Dataset":
+        """The same images in other units: a network wants those that it was trained with, whatever is loaded now.
+
+        Args:
+            mean: (C,), see the attribute.
+            std: (C,), above 0.
+
+        Returns:
+            All splits with that normalisation, which ``provenance`` says too; the dataset itself where it has it.
+
+        Raises:
+            DataError: other than C numbers, or a std that is not above 0.
+        """
+        means, stds = tuple(map(float, mean)), tuple(map(float, std))
+        if (means, stds) == (self.mean, self.std):
+            return self
+        channels = len(self.mean)
+        if len(means) != channels or len(stds) != channels or not all(value > 0 for value in stds):
+            raise DataError(f"mean {means} and std {stds} must be {channels} numbers, one per channel, std above 0")
+        scale = [old / new for old, new in zip(self.std, stds, strict=True)]
+        shift = [(old - new) / unit for old, new, unit in zip(self.mean, means, stds, strict=True)]
+
+        def change(split: Split) -> Split:
+            factor, offset = (split.images.new_tensor(values)[:, None, None] for values in (scale, shift))
+            return replace(split, images=split.images * factor + offset)
+
+        provenance = {**self.provenance, "mean": list(means), "std": list(stds)}
+        return replace(self._each(change), provenance=provenance, mean=means, std=stds)
 
     def raw(self, images: Tensor) -> Tensor:
         """Undo the normalisation of (…, C, H, W): floats in 0–1."""
         mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (images * std + mean).clamp(0, 1)
+
+    def _each(self, change: Callable[[Split], Split]) -> "Dataset":
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in _SPLITS}
+        return replace(self, **changed)

@@ -191,5 +191,5 @@ def select(names: Iterable[str]) -> dict[str, bool]:
             METRICS.find(name)
             chosen[name] = True
         else:
-            raise ConfigError(unknown("metric", name, [*METRICS, *METRICS.groups]))
+            raise ConfigError(unknown("metric", name, {*METRICS, *METRICS.groups}))
     return chosen

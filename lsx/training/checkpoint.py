@@ -45,11 +45,10 @@ def load(path: str | Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # torch raises many types for damaged files
-        reason = str(error).split("\n", 1)[0][:120]
-        raise CheckpointError(f"checkpoint {str(path)!r} is damaged or no checkpoint: {reason}") from None
+    except Exception:  # torch raises many types for damaged files, with pages of text on its own format
+        raise CheckpointError(f"checkpoint {str(path)!r} is damaged, or is no checkpoint of lsx") from None
     if not isinstance(state, dict) or not state.keys() >= FIELDS:
-        raise CheckpointError(f"checkpoint {str(path)!r} was not written by lsx")
+        raise CheckpointError(f"checkpoint {str(path)!r} is no checkpoint of lsx")
     if state["format"] != FORMAT:
         raise CheckpointError(f"checkpoint {str(path)!r} has format {state['format']}; this version reads {FORMAT}")
     return state

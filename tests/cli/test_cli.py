@@ -134,7 +134,7 @@ def test_modes_that_look_use_test_images(
     model = ["--model_pt", str(whole / "checkpoint.pt"), "--max_images", "20"]
     assert main(["train", "--training_mode", "test", *model]) == 0
     assert "on 1000 test images of decoy_mnist" in capsys.readouterr().out
-    kept = json.loads((tmp_path / "lsx-runs" / "decoy_mnist-test-seed0" / "test.json").read_text())
+    kept = json.loads((whole / "test.json").read_text())
     learner, config = load_learner(whole / "checkpoint.pt", dataset := load_data(Config.load(whole / "config.yaml")))
     expected = evaluate(learner, dataset, "test", config, metrics=["accuracy"])
     assert kept["checkpoints"][0]["metrics"] == {"accuracy": pytest.approx(expected["accuracy"], abs=1e-12)}
@@ -311,3 +311,30 @@ finally:
     assert result.returncode == 0, result.stderr
     assert result.stderr.strip() == "False"
     assert "usage: lsx" in result.stdout
+
+
+def test_a_second_run_leaves_the_first_ones_curves(whole: Path, tmp_path: Path) -> None:
+    from lsx.cli.folder import board
+
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "events.out.tfevents.1").touch()
+    assert board(str(tmp_path), "first") == str(tmp_path / "first-2")
+    assert board(str(tmp_path), "first", str(tmp_path / "first")) == str(tmp_path / "first")
+    assert board(str(tmp_path), "second") == str(tmp_path / "second")
+
+
+def test_evaluating_on_another_split_is_said(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(whole), "--metrics", "accuracy"]
+    assert main(words) == 0
+    assert "another split" not in capsys.readouterr().out
+    assert main([*words, "--data-seed", "7"]) == 0
+    assert "was trained on another split (data.seed 0, here 7)" in capsys.readouterr().out
+
+
+def test_the_authors_logging_flags_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--logging_disabled", "--log_interval", "5", "--out", str(tmp_path / "run"), "--dataset", "none"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "logging flags are ignored" in said and "unknown dataset 'none'" in said
+    assert main(["train", "--vanilla_model_pt", "a.pt"]) == 2
+    assert "--vanilla_model_pt is not taken" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import torchvision
 from torchvision.io import read_image
 
 from lsx.cli import data as cli_data
+from lsx.cli.flags import normalized
 from lsx.config import Config
 from lsx.errors import ConfigError, DataError, LSXError
 
@@ -17,7 +18,7 @@ from lsx.errors import ConfigError, DataError, LSXError
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     cli_data.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["data", *arguments])
+    args = parser.parse_args(normalized(["data", *arguments]))
     status: int = args.run(args)
     return status
 
@@ -46,7 +47,28 @@ def test_show_takes_every_setting_of_data_and_confounder_in_both_spellings(capsy
     shown = capsys.readouterr().out
     for key in Config().flat():
         if key.startswith(("data.", "confounder.")):
-            assert "--" + key.removeprefix("data.").replace(".", "-").replace("_", "-") in shown
+            assert "--" + key.replace(".", "-").replace("_", "-") in shown
+
+
+@pytest.mark.parametrize("few", ["--few-shot-fraction", "--few_shot_train_percent", "--data-few-shot-fraction"])
+@pytest.mark.parametrize("seed", ["--seed", "--data-seed", "--data_seed"])
+def test_show_takes_the_flags_of_train_and_short_ones(seed: str, few: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", "--data-dataset", "mnist", seed, "3", few, "0.02", "--set", "data.test_fraction=0.1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "dataset     mnist (seed 3)"
+    assert lines[-1].split() == ["all", "70", "1000", "500"]
+
+
+def test_show_takes_a_file_of_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("data: {dataset: decoy_mnist, seed: 5}\n")
+    assert run("show", "--config", str(file), "--seed", "6") == 0
+    assert capsys.readouterr().out.startswith("dataset     decoy_mnist (seed 6)")
+
+
+def test_a_setting_given_twice_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="give data.seed different values"):
+        run("show", "--seed", "1", "--data-seed", "2")
 
 
 def test_picture_has_a_row_of_images_per_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +98,7 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         (["--confounder-size", "15", "--confounder-kind", "patch"], DataError, "confounder.size 15 is too large"),
         (["--image_size", "x"], ConfigError, "data.image_size = 'x' is not valid"),
         (["--seed", "x"], ConfigError, "data.seed = 'x' is not valid"),
-        (["--few-shot-fraction", "nan"], ConfigError, "data.few_shot_fraction = nan is not valid"),
+        (["--few-shot-fraction", "nan"], ConfigError, "data.few_shot_fraction = 'nan' is not valid"),
         (["--source", "folder"], ConfigError, "source 'folder' needs root"),
         (["--source", "folder", "--root", "nowhere"], DataError, "data.root 'nowhere' is not a folder"),
         (["--root", "nowhere"], DataError, "has no meaning for data.source 'embedded'"),

@@ -102,12 +102,12 @@ def test_flags_are_the_settings_in_the_help() -> None:
 
 
 def test_only_classification_takes_the_only_epochs_there_are() -> None:
-    words = ["--n_epochs", "60", "--learning_rate", "0.1"]
+    words = ["--n_epochs", "60", "--learning_rate", "0.1"]  # the latter is joint training's, as in the authors' code
     config = layered(parsed(*words), {}, "only_classification")
-    assert (config.pretrain.epochs, config.pretrain.learning_rate) == (60, 0.1)
+    assert (config.pretrain.epochs, config.pretrain.learning_rate) == (60, Config().pretrain.learning_rate)
     words += ["--n_pretraining_epochs", "5"]
     config = layered(parsed(*words), {}, "only_classification")
-    assert (config.pretrain.epochs, config.pretrain.learning_rate) == (5, 0.1)
+    assert (config.pretrain.epochs, config.pretrain.learning_rate) == (5, Config().pretrain.learning_rate)
     assert layered(parsed(*words[:4]), {}, "pretrain_and_joint").pretrain.epochs == Config().pretrain.epochs
 
 
@@ -117,6 +117,13 @@ def test_a_stages_own_flag_wins_over_one_for_all_stages() -> None:
         ["--finetune-optimizer=sgd", "--optimizer=adam"],
     ):
         assert changed(*words) == every("optimizer", "adam") | {"finetune.optimizer": "sgd"}
+
+
+def test_a_mapping_given_by_set_conflicts_like_single_settings() -> None:
+    words = ["--set", "critic={batches: 2, model: MLP}"]
+    assert changed(*words) == {"critic.batches": 2, "critic.model": "MLP"}
+    with pytest.raises(ConfigError, match="critic.batches different values"):
+        given_settings(parsed(*words, "--n_critic_batches", "3"))
 
 
 def test_the_same_value_twice_is_no_conflict() -> None:

@@ -137,6 +137,19 @@ def test_grey_of_a_hue_is_that_of_pillow() -> None:
     np.testing.assert_array_equal(grey[:, 0], expected)
 
 
+def test_greys_of_hues_that_collide_are_refused() -> None:
+    with pytest.raises(DataError, match="the hues of 20 classes have only 18 different greys; set data.color to rgb"):
+        hued(pool(20), grey=True)
+    assert hued(pool(20)).images.shape[1] == 3
+    assert len(np.unique(hued(white(10), grey=True).images)) == 10
+
+
+def white(classes: int) -> Pool:
+    source = pool(classes, 2 * classes)
+    source.images[:] = 255
+    return source
+
+
 @pytest.mark.parametrize("name", ["decoy_mnist", "color_mnist"])
 def test_correlation_is_the_share_of_training_images_that_follow_their_label(name: str) -> None:
     full, half, none = (

@@ -46,6 +46,15 @@ def test_sorted_folders_are_the_labels(tmp_path: Path) -> None:
             np.testing.assert_array_equal(image, stored(tmp_path / "ab"[label] / f"{row % 10:03}.png"))
 
 
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Train", "VAL", "Test")])
+def test_parts_are_found_however_they_are_spelt(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for name, count in zip(names, (5, 3, 4), strict=True):
+        write(tmp_path / name, count=count)
+    dataset = loaded(tmp_path)
+    assert dataset.provenance["classes"] == ["a", "b"]
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [10, 6, 8]
+
+
 @pytest.mark.parametrize("validation", ["validation", "val", None])
 @pytest.mark.parametrize("test", ["test", None])
 def test_parts_in_folders_of_their_own_are_used(tmp_path: Path, validation: str | None, test: str | None) -> None:
@@ -83,8 +92,9 @@ def test_other_formats_are_read(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 3  # upside down
     Image.fromarray(np.rot90(grey, 2)).save(tmp_path / "a" / "104.png", exif=turned)
+    Image.fromarray(np.rot90(grey, 2).astype(np.uint16) * 257).save(tmp_path / "a" / "105.png", exif=turned)
     images = folder_pool(str(tmp_path)).images[:, 0]
-    for row in (2, 3, 4, 6):
+    for row in (2, 3, 4, 6, 7):
         np.testing.assert_array_equal(images[row], grey)
     np.testing.assert_array_equal(images[5], np.where(grey > 127, 255, 0))
 
@@ -126,7 +136,7 @@ def floating(path: Path) -> None:
 def test_an_unreadable_image_is_named(tmp_path: Path, damage: object) -> None:
     write(tmp_path)
     damage(tmp_path / "b" / "003.png")  # type: ignore[operator]
-    with pytest.raises(DataError, match="b/003.png' cannot be read as an image: ") as caught:
+    with pytest.raises(DataError, match="b/003.png' cannot be read: ") as caught:
         folder_pool(str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -153,5 +163,11 @@ def test_folders_that_are_not_as_described_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "bare" / "val").mkdir(parents=True)
     write(tmp_path / "bare" / "train")
     assert "bare/val' holds no sub-folder of images per class" in fault("bare")
+    write(tmp_path / "beside" / "train")
+    write(tmp_path / "beside" / "validate")
+    assert "has 'validate' beside 'train'; valid: train, validation, val, valid, test; where" in fault("beside")
+    for name in ("train", "val", "valid"):
+        write(tmp_path / "twice" / name)
+    assert "has both 'val' and 'valid' for one part; leave one" in fault("twice")
     with pytest.raises(DataError, match="'image_folder' needs data.root, a folder with one sub-folder"):
         load(Config.build({"data.dataset": "image_folder"}))

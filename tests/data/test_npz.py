@@ -74,6 +74,38 @@ def test_the_files_own_splits_are_used(tmp_path: Path, spelt: np.ndarray) -> Non
         }
         assert {(image.tobytes(), label) for image, label in zip(pixels, part.labels.tolist(), strict=True)} == expected
         assert len(part) == len(expected)
+        np.testing.assert_array_equal(pixels, GREY[part.index.numpy()])  # rows of the file, not of the pool
+        assert (number == SPLIT[part.index.numpy()]).all()
+
+
+def test_the_order_of_files_with_splits_is_as_ever(tmp_path: Path) -> None:
+    """The seeded splits belong to the pool's order, whatever rows the file has them in."""
+    order = np.argsort(SPLIT, kind="stable")
+    mixed = loaded(tmp_path, x=GREY, y=LABELS, split=SPLIT)
+    tidy = loaded(tmp_path, x=GREY[order], y=LABELS[order], split=SPLIT[order])
+    assert mixed.provenance["sha256"] == tidy.provenance["sha256"]
+    for part, same in ((mixed.train, tidy.train), (mixed.validation, tidy.validation), (mixed.test, tidy.test)):
+        assert torch.equal(part.images, same.images)
+        assert torch.equal(part.index, torch.from_numpy(order)[same.index])
+
+
+def test_a_bad_pixel_is_named_by_the_files_own_row(tmp_path: Path) -> None:
+    row = int(np.argmax(SPLIT == 2))
+    assert np.argsort(np.argsort(SPLIT, kind="stable"))[row] != row
+    with pytest.raises(DataError, match=f"pixel nan in row {row} is outside 0-1"):
+        loaded(tmp_path, x=with_value(GREY / 255, row, np.nan), y=LABELS, split=SPLIT)
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 2), (28, 20, 2), (20, 28, 5)])
+def test_channels_that_may_be_last_are_refused(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    x = RANDOM.integers(256, size=(N, *shape), dtype=np.uint8)
+    with pytest.raises(DataError, match=rf"would be {shape[0]} channels .*save x.transpose\(0, 3, 1, 2\)") as caught:
+        npz_pool(saved(tmp_path, x=x, y=LABELS))
+    assert "\n" not in str(caught.value)
+    second = x.transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(npz_pool(saved(tmp_path, x=second, y=LABELS)).images, second)
+    turned = x.transpose(0, 1, 3, 2)
+    np.testing.assert_array_equal(npz_pool(saved(tmp_path, x=turned, y=LABELS)).images, turned)
 
 
 def test_what_the_file_does_not_hold_out_is_split_off(tmp_path: Path) -> None:
@@ -87,8 +119,7 @@ def test_masks_mark_what_the_setting_says(tmp_path: Path, mask: np.ndarray, kind
     train = loaded(tmp_path, {"data.mask_kind": kind}, x=GREY, y=LABELS, mask=mask, split=SPLIT).train
     found, other = (train.foreground, train.masks) if kind == "foreground" else (train.masks, train.foreground)
     assert other is None and found is not None
-    order = np.argsort(SPLIT, kind="stable")
-    np.testing.assert_array_equal(found.numpy()[:, 0], MASK[order][train.index.numpy()])
+    np.testing.assert_array_equal(found.numpy()[:, 0], MASK[train.index.numpy()])
 
 
 def test_a_patch_beside_a_confounder_of_the_file_is_marked_with_it(tmp_path: Path) -> None:

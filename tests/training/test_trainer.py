@@ -370,7 +370,7 @@ def test_damaged_and_foreign_checkpoints(tmp_path: Any, states: list[dict[str, A
     torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
     torch.save(states[0] | {"format": 99}, tmp_path / "future.pt")
     torch.save(nn.Linear(2, 2), tmp_path / "pickle.pt")
-    faults = {"cut": "damaged", "other": "not written by lsx", "future": "format 99", "pickle": "damaged", "no": "read"}
+    faults = {"cut": "damaged", "other": "is no checkpoint", "future": "format 99", "pickle": "damaged", "no": "read"}
     for name, message in faults.items():
         with pytest.raises(CheckpointError, match=message) as caught:
             checkpoint.load(tmp_path / f"{name}.pt")
