@@ -11,7 +11,7 @@ from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from lsx.errors import StudyError
-from lsx.study.spec import Resources
+from lsx.study.sections import Resources
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Trials exchange figures, not tensors; Ray's default would take 30 % of the memory."""

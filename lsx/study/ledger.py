@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lsx.config import Config
 from lsx.errors import ConfigError, StudyError
-from lsx.study.spec import StudySpec, difference
+from lsx.study.declaration import difference
+from lsx.study.spec import StudySpec
 
 SEARCH = "search"
 

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher as TuneSearcher
 from lsx.study.folder import CHECKPOINT
 from lsx.study.ledger import SEARCH
 from lsx.study.recorder import Recorder
-from lsx.study.spec import Scheduler
+from lsx.study.sections import Scheduler
 
 
 class Halt(BaseException):

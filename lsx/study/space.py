@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from lsx.errors import unknown
 from lsx.study.yamlines import Fault
@@ -34,6 +34,8 @@ class Dimension(BaseModel):
         log: sample the logarithm uniformly; needs low > 0 and no step.
         step: grid of the values, starting at ``low``.
         choices: values of a categorical dimension.
+        points: values that the grid sampler takes from a range without a step, both ends among them, evenly spaced
+            (geometrically where ``log`` is set).
         when: conditions, all of which must hold: searched setting to the values (one or several) at which this
             dimension exists.
     """
@@ -46,6 +48,7 @@ class Dimension(BaseModel):
     log: bool = False
     step: Number = None
     choices: tuple[Value, ...] | None = None
+    points: Annotated[int | None, Field(ge=2, le=10_000)] = None
     when: Mapping[str, tuple[Value, ...]] = {}
 
     @field_validator("when", mode="before")
@@ -67,7 +70,8 @@ class Dimension(BaseModel):
             return "a categorical dimension needs choices, a list of values"
         if len(set(self.choices)) < len(self.choices):
             return f"choices {list(self.choices)} name a value twice"
-        given = [name for name in ("low", "high", "step") if getattr(self, name) is not None] + ["log"] * self.log
+        given = [name for name in ("low", "high", "step", "points") if getattr(self, name) is not None]
+        given += ["log"] * self.log
         return f"{given[0]} does not belong to a categorical dimension" if given else None
 
     def _numeric_fault(self) -> str | None:

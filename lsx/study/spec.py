@@ -5,89 +5,21 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from lsx.config import Config, Seed, flatten
+from lsx.config import Config, Seed
 from lsx.errors import StudyError, unknown
+from lsx.study import declaration
 from lsx.study.layers import Document, normal, with_profile
-from lsx.study.snapshot import Direction
+from lsx.study.sections import Budget, Constraint, Objective, Resources, Sampler, Scheduler, Section
 from lsx.study.space import Dimension, Space
 from lsx.study.yamlines import Fault, Lines, parse
 
 _NOT_IN_FILES = {"profile", "source"}
 _SLUG = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 STUDIES = Path(__file__).parents[2] / "studies"
-
-
-class Section(BaseModel):
-    """Frozen; unknown keys and non-finite numbers are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Objective(Section):
-    """A final validation metric and which way is better."""
-
-    metric: str
-    direction: Direction
-
-
-class Scheduler(Section):
-    """What stops hopeless trials.
-
-    Attributes:
-        type: asha (Li et al. 2020), or none.
-        metric, direction: the guard, reported at every epoch of every stage.
-        grace_epochs: epochs, over all stages, before a trial can be stopped.
-        reduction_factor: the share that survives a rung is 1 / reduction_factor.
-    """
-
-    type: Literal["asha", "none"] = "asha"
-    metric: str = "validation_accuracy"
-    direction: Direction = "maximize"
-    grace_epochs: Annotated[int, Field(ge=1)] = 1
-    reduction_factor: Annotated[float, Field(gt=1)] = 3.0
-
-
-class Sampler(Section):
-    """What proposes parameters.
-
-    Attributes:
-        type: tpe (multivariate, grouped), or random.
-        startup_trials: trials sampled at random before TPE models anything.
-    """
-
-    type: Literal["tpe", "random"] = "tpe"
-    startup_trials: Annotated[int, Field(ge=0)] = 10
-
-
-class Budget(Section):
-    """How much is run.
-
-    Attributes:
-        trials: all trials, reference trials included.
-        attempts: starts of one trial, resumes included, before it counts as failed.
-    """
-
-    trials: Annotated[int, Field(ge=1)] = 20
-    attempts: Annotated[int, Field(ge=1)] = 3
-
-
-def _share(value: object) -> object:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value != "auto" and not number:
-        raise ValueError(f"{value!r} is neither auto nor a number")
-    return value
-
-
-class Resources(Section):
-    """What one trial occupies; fractions of a GPU are shares of one."""
-
-    cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
-    gpus_per_trial: Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_share)] = "auto"
-    max_concurrent: Annotated[int, Field(ge=1)] | None = None
 
 
 class StudySpec(Section):
@@ -101,6 +33,8 @@ class StudySpec(Section):
         settings: dotted Config key to the value that all trials share.
         space: dotted Config key to its dimensions.
         objectives: one to three.
+        constraints: what a trial must satisfy to be chosen.
+        repeats: seeds of one trial; its objectives are their means, and every trial has the same seeds.
         reference_trials: name to the settings laid over ``settings``; run first, never stopped early.
         baseline: the reference trial that results are compared with; the one called so, if the file names none.
         notes: free text that is kept with the results.
@@ -113,6 +47,8 @@ class StudySpec(Section):
     settings: Mapping[str, Any] = {}
     space: Mapping[str, tuple[Dimension, ...]] = {}
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=3)]
+    constraints: tuple[Constraint, ...] = ()
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
     reference_trials: Mapping[str, Mapping[str, Any]] = {}
     baseline: str | None = None
     scheduler: Scheduler = Scheduler()
@@ -152,7 +88,7 @@ class StudySpec(Section):
     def configure(self, values: Mapping[str, Any]) -> Config:
         """The configuration of a trial: ``values`` (Config keys) laid over ``settings``.
 
-        Objectives that ``evaluation.metrics`` does not ask for are added to it.
+        Objectives and constraints that ``evaluation.metrics`` does not ask for are added to it.
 
         Raises:
             ConfigError: Config refuses the combination.
@@ -162,7 +98,8 @@ class StudySpec(Section):
         config = Config.build(self.settings, values)
         asked = config.evaluation.metrics
         measured = {name for one in asked for name in (one, *METRICS.group(one))}
-        missing = [one.metric for one in self.objectives if one.metric not in measured]
+        wanted = [*(one.metric for one in self.objectives), *(one.metric for one in self.constraints)]
+        missing = [name for name in dict.fromkeys(wanted) if name not in measured]
         return config.replace({"evaluation.metrics": [*asked, *missing]}) if missing else config
 
     def reference(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -189,10 +126,9 @@ class StudySpec(Section):
         return plain | {"name": self.study_name, "space": space}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Plain data (JSON) of all that must not change between two runs of one study; the device may."""
-        names = ("space", "objectives", "scheduler", "sampler", "seed")
-        base = self.configure({})
-        content = {name: self.plain()[name] for name in names} | {
+        """Plain data (JSON) of all that decides results; of it, :mod:`lsx.study.declaration` says what may change."""
+        plain, base = self.plain(), self.configure({})
+        content = {name: plain[name] for name in declaration.DECIDING} | {
             "settings": {key: value for key, value in base.flat().items() if key not in (*self.space, "device")},
             "reference_trials": {
                 name: {key: self.configure(own).flat()[key] for key in own}
@@ -261,20 +197,6 @@ def find(name_or_path: str | Path) -> Path:
     raise StudyError(f"{unknown('study', name_or_path, names)}; or the path of a .yaml file")
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, one readable line each; empty when nothing does."""
-    before, after = flatten(old), flatten(new)
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        if key not in after:
-            lines.append(f"{key}: {before[key]} was taken out")
-        elif key not in before:
-            lines.append(f"{key}: {after[key]} is new")
-        elif before[key] != after[key]:
-            lines.append(f"{key}: {before[key]} became {after[key]}")
-    return lines
-
-
 def _named(content: Any) -> Any:
     """The content with its profiles' names as text, since YAML reads ``1`` as a number.
 
@@ -321,6 +243,7 @@ def _check_keys(content: Mapping[str, Any]) -> None:
 _SECTIONS: dict[str, type[BaseModel]] = {
     "space": Dimension,
     "objectives": Objective,
+    "constraints": Constraint,
     "scheduler": Scheduler,
     "sampler": Sampler,
     "budget": Budget,
@@ -331,7 +254,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 def _fault(error: ValidationError) -> Fault:
     """The first fault of the structure; pydantic adds the tried alternatives to a place, they are cut off."""
     first = error.errors()[0]
-    depth = {"space": 4, "objectives": 3}.get(str(first["loc"][0]), 2)
+    depth = {"space": 4, "objectives": 3, "constraints": 3}.get(str(first["loc"][0]), 2)
     path = first["loc"][:depth]
     label = ".".join(str(part) for part in path if path[0] != "space" or not isinstance(part, int))
     if first["type"] == "extra_forbidden":

@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from lsx.config import Config
 from lsx.errors import StudyError
 from lsx.study import quiet
-from lsx.study.spec import Scheduler, StudySpec
+from lsx.study.sections import Scheduler
+from lsx.study.spec import StudySpec
 from tests.study import fakes
 
 quiet.prepare()

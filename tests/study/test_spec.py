@@ -8,7 +8,8 @@ import yaml
 
 from lsx.config import Config
 from lsx.errors import StudyError
-from lsx.study.spec import STUDIES, StudySpec, difference, find, load
+from lsx.study.declaration import difference
+from lsx.study.spec import STUDIES, StudySpec, find, load
 
 STUDY = """\
 question: does it learn?
