@@ -32,11 +32,19 @@ STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": Fal
 
 @dataclass(frozen=True)
 class Point:
-    """One trial in a scatter of two objectives; points with a NaN are not drawn."""
+    """One trial in a scatter of two objectives; points with a NaN are not drawn.
+
+    Attributes:
+        number: the trial's.
+        x, y: its values.
+        dx, dy: half widths of their intervals; 0 draws none.
+    """
 
     number: int
     x: float
     y: float
+    dx: float = 0.0
+    dy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,24 @@ def _scatter(panel: Axes, points: Sequence[Point], name: str, color: str, size: 
     if points:
         style = {"s": size, "color": color, "linewidths": 0, "label": name, **more}
         panel.scatter([point.x for point in points], [point.y for point in points], **style)
+        _intervals(panel, points, color)
+
+
+def _intervals(panel: Axes, points: Sequence[Point], color: str) -> None:
+    """Both intervals of every point that has one, as a cross."""
+    known = [point for point in points if point.dx or point.dy]
+    if known:
+        panel.errorbar(
+            [point.x for point in known],
+            [point.y for point in known],
+            xerr=[point.dx for point in known],
+            yerr=[point.dy for point in known],
+            fmt="none",
+            ecolor=color,
+            elinewidth=0.8,
+            alpha=0.45,
+            zorder=1,
+        )
 
 
 def _numbers(panel: Axes, points: Sequence[Point], front: Collection[int]) -> None:
@@ -176,6 +202,7 @@ def _baseline(panel: Axes, baseline: Point, name: str) -> None:
     panel.axvline(baseline.x, **line)
     panel.axhline(baseline.y, **line)
     panel.scatter([baseline.x], [baseline.y], marker="*", s=150, color=BASELINE_COLOR, zorder=4, label=name)
+    _intervals(panel, [baseline], BASELINE_COLOR)
 
 
 def _finish(figure: Figure, path: str | Path, title: str) -> None:

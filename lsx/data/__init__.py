@@ -12,6 +12,7 @@ from lsx.data.folders import folder_pool
 from lsx.data.mnist import fashion_pool, mnist_pool
 from lsx.data.npz import npz_pool
 from lsx.data.pool import Pool
+from lsx.data.shared import remembered
 from lsx.data.types import Dataset, Split
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "mnist_pool",
     "npz_pool",
     "register",
+    "remembered",
 ]

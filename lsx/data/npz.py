@@ -12,6 +12,7 @@ from lsx.data.base import assemble, register
 from lsx.data.files import checksum, place, read_npz
 from lsx.data.parts import NAMES, counted
 from lsx.data.pool import Masks, Pixels, Pool
+from lsx.data.shared import remembered
 from lsx.data.types import Dataset
 from lsx.errors import DataError
 
@@ -27,6 +28,7 @@ def npz(config: Config) -> Dataset:
     return assemble(config, npz_pool(config.data.root, config.data.mask_kind))
 
 
+@remembered
 def npz_pool(root: str, mask_kind: Literal["foreground", "confounder"] = "foreground") -> Pool:
     """All images of an NPZ file, reordered so that training, validation and test follow each other.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lsx.config import Config, keys
 from lsx.errors import ConfigError, LSXError, StudyError, unknown
 from lsx.registry import Registry
-from lsx.study import measured
+from lsx.study import grid, measured
 from lsx.study.space import Dimension, Parameter
 from lsx.study.spec import StudySpec
 from lsx.study.yamlines import Fault
@@ -113,7 +113,9 @@ def _check_space(spec: StudySpec) -> None:
             raise Fault(("space", key), "is set under settings too; a setting is either fixed or searched")
         for index, dimension in enumerate(dimensions):
             _check_values(spec, key, index, dimension)
-    _ = spec.search_space  # its construction checks conditions
+    space = spec.search_space  # its construction checks conditions
+    if spec.sampler.type == "grid":
+        grid.check_grid(space)
 
 
 def _unknown_setting(key: str) -> str:

@@ -1,4 +1,4 @@
-"""``python tune.py``: one study in the foreground."""
+"""``python tune.py``: one study in the foreground, and a look at what has been run."""
 
 import argparse
 import shlex
@@ -14,19 +14,27 @@ if TYPE_CHECKING:
     from lsx.study.runner import StudyResult
 
 USAGE_ERROR, INTERRUPTED = 2, 130
+ONCE = ("--fresh", "--dry-run")
+"""Flags that do not belong to the command that continues a study."""
+
+EPILOG = "What has been run: tune.py list | show | best | rerun | report (each has --help)."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run or continue a study.
+    """Run or continue a study, or look at one.
 
     Returns:
         0 when it is complete, 2 after a user's mistake (one line on stderr), 130 when interrupted.
     """
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    from lsx.study import commands
+
     try:
-        return _run(args)
+        if words and words[0] in commands.COMMANDS:
+            return commands.main(words)
+        return _run(_parser().parse_args(words))
     except LSXError as error:
-        _say(f"lsx: {error}", Console(stderr=True))
+        _say(f"lsx: {_redacted(error)}", Console(stderr=True))
         return USAGE_ERROR
     except KeyboardInterrupt:
         _say("lsx: interrupted", Console(stderr=True))
@@ -34,50 +42,100 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tune.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--study", required=True, metavar="NAME|FILE", help="a study's name (in studies/), or its file")
-    parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles, e.g. paper")
-    parser.add_argument("--trials", type=_at_least_one, metavar="N", help="planned trials, reference trials included")
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow store or server (default: ./mlflow.db)")
-    parser.add_argument("--max-concurrent", type=_at_least_one, metavar="N", help="trials at once")
-    parser.add_argument("--gpus-per-trial", type=_share, metavar="F", help="GPUs of one trial, fractions included")
-    parser.add_argument("--folder", default="lsx-studies", metavar="DIR", help="of all studies (default: %(default)s)")
-    parser.add_argument("--fresh", action="store_true", help="set an earlier study of this name aside, start over")
+    parser = argparse.ArgumentParser(prog="tune.py", description=__doc__, epilog=EPILOG, allow_abbrev=False)
+    add = parser.add_argument
+    add("--study", required=True, metavar="NAME|FILE", help="a study's name (in studies/), or its file")
+    add("--profile", metavar="NAME", help="one of the file's profiles, e.g. quick or paper")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting or searched setting: a value, a range LOW..HIGH[:log], choices [a, b]; may be repeated",
+    )
+    add("--trials", type=_at_least_one, metavar="N", help="planned trials, reference trials included; extends a study")
+    add("--time-budget", metavar="T", help="of running, after which the study stops, e.g. 2h; time down is not counted")
+    add("--repeats", type=_at_least_one, metavar="R", help="seeds of every trial")
+    add("--sampler", metavar="NAME", help="tpe, nsga2, nsga3, random or grid")
+    add("--seed", type=int, metavar="N", help="of the study's sampler")
+    add("--max-concurrent", type=_at_least_one, metavar="N", help="trials at once")
+    add("--gpus-per-trial", type=_share, metavar="F|auto", help="GPUs of one trial, fractions included")
+    add("--address", metavar="ADDRESS", help="of a Ray cluster, host:port or auto (default: a Ray of its own)")
+    add("--tracking-uri", metavar="URI", help="MLflow store or server (default: ./mlflow.db)")
+    add("--storage", metavar="DIR|URI", help="where checkpoints go: a shared folder or a bucket (default: the study's)")
+    add("--optuna-storage", metavar="URL", help="a database, e.g. postgresql://... (default: a journal in the folder)")
+    add("--folder", default="lsx-studies", metavar="DIR", help="of all studies (default: %(default)s)")
+    add("--fresh", action="store_true", help="set an earlier study of this name aside, start over")
+    add("--dry-run", action="store_true", help="check everything, estimate time, disk and memory; start nothing")
     return parser
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """``KEY=VALUE`` of --set, and of the flags that stand for one."""
+    named = {"repeats": args.repeats, "sampler.type": args.sampler, "study.seed": args.seed}
+    return [*args.set, *(f"{key}={value}" for key, value in named.items() if value is not None)]
 
 
 def _run(args: argparse.Namespace) -> int:
     from lsx.study.display import Display
     from lsx.study.spec import load
 
-    spec = load(args.study, args.profile)
+    spec = load(args.study, args.profile, overrides(args))
     display = Display()
     _say(f"lsx: study {spec.study_name}: loading Ray, Optuna and MLflow", display.console)
+    if args.dry_run:
+        return _rehearse(args, display)
     from lsx.study.runner import run
 
     result = run(
         spec,
         folder=args.folder,
         tracking_uri=args.tracking_uri,
+        storage=args.storage,
+        optuna_storage=args.optuna_storage,
+        address=args.address,
         trials=args.trials,
+        time_budget=args.time_budget,
         max_concurrent=args.max_concurrent,
         gpus_per_trial=args.gpus_per_trial,
         fresh=args.fresh,
         display=display,
-        command=_command(without=("--fresh", "--trials")),
+        command=_command(without=(*ONCE, "--trials")),
     )
+    return _tell(result, spec.study_name, display.console)
+
+
+def _rehearse(args: argparse.Namespace, display: object) -> int:
+    raise NotImplementedError
+
+
+def _tell(result: "StudyResult", name: str, console: Console) -> int:
+    for line in result.notices:
+        _say(f"lsx: {line}", console)
     if result.aside:
-        _say(f"lsx: the earlier study lies in {result.aside}", display.console)
-    if result.status == "interrupted":
-        _say(_resume_line(result), display.console)
-        return INTERRUPTED
-    if result.started == 0:
+        _say(f"lsx: the earlier study lies in {result.aside}", console)
+    if result.undelivered:
         _say(
-            f"lsx: study {spec.study_name} is complete: {result.finished} of {result.planned} trials; "
-            f"extend it with --trials {2 * result.planned}",
-            display.console,
+            f"lsx: MLflow at {result.tracking_uri} does not take {result.undelivered} entries; they wait in "
+            f"{result.folder}, and the same command delivers them",
+            console,
         )
-    display.console.print(result.report)
+    if result.status == "interrupted":
+        _say(_resume_line(result), console)
+        return INTERRUPTED
+    if result.status == "time is up":
+        _say(
+            f"lsx: the time budget is used after {result.finished} of {result.planned} trials; a larger --time-budget "
+            "continues the study",
+            console,
+        )
+    elif result.started == 0:
+        _say(
+            f"lsx: study {name} is complete: {result.finished} of {result.planned} trials; "
+            f"extend it with --trials {2 * result.planned}",
+            console,
+        )
+    console.print(result.report)
     return 0
 
 
@@ -85,13 +143,21 @@ def _say(line: str, console: Console) -> None:
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
+def _redacted(error: LSXError) -> str:
+    from lsx.study.credentials import redacted
+
+    return redacted(str(error))
+
+
 def _resume_line(result: "StudyResult") -> str:
-    command = _command(without=("--fresh",))
+    command = _command(without=ONCE)
     return f"lsx: interrupted after {result.finished} of {result.planned} trials; continue with: {command}"
 
 
 def _command(without: tuple[str, ...]) -> str:
-    """The running command line less some flags and their values."""
+    """The running command line less some flags and their values, and less credentials."""
+    from lsx.study.credentials import redacted
+
     words: list[str] = []
     value_follows = False
     for word in sys.orig_argv[1:]:
@@ -101,7 +167,7 @@ def _command(without: tuple[str, ...]) -> str:
         elif value_follows:
             value_follows = False
         else:
-            words.append(word)
+            words.append(redacted(word))
     return f"python {shlex.join(words)}"
 
 
@@ -112,10 +178,12 @@ def _at_least_one(text: str) -> int:
     return int(value)
 
 
-def _share(text: str) -> float:
+def _share(text: str) -> float | str:
+    if text == "auto":
+        return text
     value = _number(text, float)
     if not (0 <= value < 1 or value == int(value)):
-        raise argparse.ArgumentTypeError(f"{text} must be between 0 and 1, or a whole number of GPUs")
+        raise argparse.ArgumentTypeError(f"{text} must be auto, between 0 and 1, or a whole number of GPUs")
     return value
 
 

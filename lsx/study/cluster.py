@@ -1,88 +1,184 @@
-"""Ray: started, asked what fits into it, and kept from dragging the driver down."""
+"""Ray: started or joined, asked what fits into it, and kept from dragging the driver down."""
 
+import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune import PlacementGroupFactory
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lsx.errors import StudyError
+from lsx.study import quiet
+from lsx.study.credentials import redacted
+from lsx.study.places import MARKER, Storage
 from lsx.study.sections import Resources
 
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Trials exchange figures, not tensors; Ray's default would take 30 % of the memory."""
-
-GPU_BYTES_PER_TRIAL = 12 * 2**30
-MOST_TRIALS_PER_GPU = 8
+"""Beside the images, trials exchange figures, not tensors; Ray's default would take 30 % of the memory."""
+SECONDS_BETWEEN_COUNTS = 2.0
+SECONDS_FOR_NODES = 120.0
 
 
 @contextmanager
-def started() -> Iterator[None]:
-    """A local Ray, or the one that RAY_ADDRESS names; shut down at the end.
+def started(address: str | None = None, images: int = 0) -> Iterator[None]:
+    """A local Ray, or a cluster; left or shut down at the end.
+
+    Args:
+        address: of the cluster, ``host:port`` or ``auto``; that of RAY_ADDRESS by default, else a Ray of our own is
+            started, which listens on the loopback interface only.
+        images: bytes of the data that will be shipped.
 
     Raises:
-        StudyError: it does not start.
+        StudyError: it does not start, or nothing answers there.
     """
     survive_out_of_memory()
-    Config.initialize("")  # Ray caches RAY_AUTH_MODE when it is imported; lsx may have set it later
-    quiet: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False}
-    local: dict[str, Any] = {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        ray.init(**quiet, **({} if os.environ.get("RAY_ADDRESS") else local))
-    except Exception as error:  # anything from a full disk to a dead cluster
-        raise StudyError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    address = address or os.environ.get("RAY_ADDRESS")
+    with quiet.cluster_access(local=address is None):
+        ray_constants.ENABLE_RAY_CLUSTER = address is not None
+        Config.initialize("")  # Ray caches RAY_AUTH_MODE when it is imported; lsx may have set it later
+        options: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False}
+        if address is None:
+            memory = OBJECT_STORE_BYTES + 2 * images
+            options |= {"address": "local", "include_dashboard": False, "object_store_memory": memory}
+        else:
+            options |= {"address": address}
+        try:
+            ray.init(**options)
+        except Exception as error:  # anything from a full disk to a dead cluster
+            raise StudyError(_why(address, error)) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
-def resources_there() -> dict[str, float]:
-    """CPU, GPU and the rest, over all nodes."""
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return there
+def _why(address: str | None, error: Exception) -> str:
+    reason = redacted(" ".join(str(error).split())[:300])
+    if address is None:
+        return f"Ray does not start: {reason}"
+    if "auth" in reason.lower() or "token" in reason.lower():
+        advice = "set RAY_AUTH_MODE and RAY_AUTH_TOKEN as its nodes have them"
+        return f"the Ray cluster at {address!r} refuses: {reason}; {advice}"
+    return f"the Ray cluster at {address!r} does not answer: {reason}; valid: host:port of its head node, or auto"
 
 
-def request(resources: Resources) -> dict[str, float]:
+def nodes() -> list[Mapping[str, Any]]:
+    """The cluster's living nodes, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def resources_there() -> list[Mapping[str, float]]:
+    """CPU, GPU and the rest, of each node."""
+    return [node["Resources"] for node in nodes()]
+
+
+def request(resources: Resources, gpus: float) -> dict[str, float]:
     """What one trial asks Ray for.
 
+    Args:
+        resources: of the study.
+        gpus: a trial's, where the study says ``auto``.
+
     Raises:
-        StudyError: the cluster can never give it.
+        StudyError: no node can ever give it.
     """
+    share = gpus if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
+    wanted = {"CPU": resources.cpus_per_trial, "GPU": float(share)}
     there = resources_there()
-    gpus = resources.gpus_per_trial
-    if gpus == "auto":
-        gpus = automatic_share() if there.get("GPU", 0) else 0.0
-    wanted = {"cpu": resources.cpus_per_trial, "gpu": float(gpus)}
-    for name, amount in wanted.items():
-        if amount > there.get(name.upper(), 0):
-            raise StudyError(f"a trial needs {amount:g} {name.upper()}s; Ray has {there.get(name.upper(), 0):g}")
+    if not any(fit(node, wanted) for node in there):
+        for name, amount in wanted.items():
+            most = max((node.get(name, 0.0) for node in there), default=0.0)
+            if amount > most:
+                raise StudyError(f"a trial needs {amount:g} {name}s; the largest of Ray's nodes has {most:g}")
+        raise StudyError(f"a trial needs {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs; no single node has both")
     return wanted
 
 
-def automatic_share() -> float:
-    """The share of a GPU that a trial gets: as many trials as its memory surely holds.
+def placement(wanted: Mapping[str, float]) -> Callable[[Mapping[str, Any]], PlacementGroupFactory]:
+    """What Tune asks for, by assignment: one that is ``alone`` gets the whole GPU."""
 
-    A power of two, so that shares add up to a GPU.
+    def place(assignment: Mapping[str, Any]) -> PlacementGroupFactory:
+        gpus = max(1.0, wanted["GPU"]) if assignment.get("alone") and wanted["GPU"] else wanted["GPU"]
+        bundle = {"CPU": wanted["CPU"], **({"GPU": gpus} if gpus else {})}
+        return PlacementGroupFactory([bundle])
+
+    return place
+
+
+class Slots:
+    """How many trials run at once, at the moment: nodes join and leave.
+
+    Args:
+        wanted: what one trial asks for.
+        most: an upper bound.
     """
-    import torch
 
-    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
-    trials = 1
-    while trials < MOST_TRIALS_PER_GPU and 2 * trials * GPU_BYTES_PER_TRIAL <= memory:
-        trials *= 2
-    return 1 / trials
+    def __init__(self, wanted: Mapping[str, float], most: int | None = None) -> None:
+        self._wanted, self._most = wanted, most
+        self._counted, self._fit = -math.inf, 1
+
+    def __call__(self) -> int:
+        now = time.monotonic()
+        if now - self._counted >= SECONDS_BETWEEN_COUNTS:
+            total = sum(fit(node, self._wanted) for node in resources_there())
+            self._counted, self._fit = now, max(1, min(total, self._most or total))
+        return self._fit
 
 
-def slots(wanted: dict[str, float], most: int | None) -> int:
-    """How many trials run at once."""
-    there = resources_there()
-    fit = min(int(there[name.upper()] / amount + 1e-9) for name, amount in wanted.items() if amount > 0)
-    return max(1, min(fit, most or fit))
+def fit(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """Trials that a node holds; a share of a GPU lies on one card."""
+    by_name = {name: int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items() if amount > 0}
+    share = wanted.get("GPU", 0.0)
+    if 0 < share < 1:
+        by_name["GPU"] = int(node.get("GPU", 0.0)) * int(1 / share + 1e-9)
+    return min(by_name.values(), default=1)
+
+
+def check_nodes(storage: Storage) -> None:
+    """Try on every node of a cluster what trials need there: lsx of this version, and the checkpoint storage.
+
+    Raises:
+        StudyError: naming the first node that lacks it.
+    """
+    if len(nodes()) < 2:
+        return
+    from lsx import __version__
+
+    marker = None if storage.remote else f"{storage.root}/{MARKER}"
+    task = ray.remote(num_cpus=0)(_look)
+    asked = {
+        node["NodeManagerAddress"]: task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(marker)
+        for node in nodes()
+    }
+    for name, answer in asked.items():
+        try:
+            version, sees = ray.get(answer, timeout=SECONDS_FOR_NODES)
+        except Exception as error:
+            reason = " ".join(str(error).split())[-200:]
+            raise StudyError(f"node {name} cannot run trials: {reason}; lsx must be installed on every node") from None
+        if version != __version__:
+            raise StudyError(f"node {name} has lsx {version}, the driver {__version__}; install the same on every node")
+        if not sees:
+            raise StudyError(
+                f"node {name} does not see the checkpoint storage {storage.root!r}; give --storage a folder that all "
+                "nodes share, or a bucket such as s3://bucket/folder"
+            )
+
+
+def _look(marker: str | None) -> tuple[str, bool]:
+    from lsx import __version__
+
+    return __version__, marker is None or os.path.exists(marker)
 
 
 def survive_out_of_memory() -> None:

@@ -70,7 +70,7 @@ class Display:
         return Panel(
             Group(*_body(self._snapshot, since, room)),
             title=Text(f"lsx study {self._snapshot.study}", style="bold"),
-            subtitle=Text(_duration(self._snapshot.elapsed + since)),
+            subtitle=Text(duration(self._snapshot.elapsed + since)),
             title_align="left",
             subtitle_align="right",
             border_style="cyan",
@@ -144,7 +144,7 @@ def _body(snapshot: Snapshot, since: float, room: int) -> Iterable[RenderableTyp
 def _progress(snapshot: Snapshot, since: float) -> RenderableType:
     finished = len(_finished(snapshot))
     left = remaining(snapshot)
-    eta = "" if left is None else f"about {_duration(max(0.0, left - since))} left" if left else "done"
+    eta = "" if left is None else f"about {duration(max(0.0, left - since))} left" if left else "done"
     row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(no_wrap=True)
     row.add_column(ratio=1)
@@ -209,14 +209,15 @@ def _of(snapshot: Snapshot, status: str) -> list[TrialView]:
 
 
 def _finished(snapshot: Snapshot) -> list[TrialView]:
-    return [trial for trial in snapshot.trials if trial.status != "running"]
+    return [trial for trial in snapshot.trials if trial.status not in ("running", "waiting")]
 
 
 def _text(text: str, style: str = "") -> Text:
     return Text(" ".join(text.split()), style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

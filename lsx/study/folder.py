@@ -1,17 +1,19 @@
-"""A study's folder: its paths, its lock, and its repair after a driver was killed."""
+"""A study's folder: its paths, its lock, what it remembers of its surroundings, and its repair after a crash."""
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lsx.errors import StudyError
 
-CHECKPOINT = "checkpoint.pt"
-PICTURE = "explanations.png"
+SURROUNDINGS = "surroundings.json"
 
 
 class StudyFolder:
@@ -23,6 +25,9 @@ class StudyFolder:
         root: folder of all studies.
         name: the study's name.
 
+    Attributes:
+        path, journal, outbox, ray: the folder, Optuna's journal, MLflow's outbox, and Ray's files.
+
     Raises:
         StudyError: on entering, when the folder cannot be made or another driver holds it.
     """
@@ -31,6 +36,7 @@ class StudyFolder:
         self.name = name
         self.path = Path(root).absolute() / name
         self.journal = self.path / "journal.log"
+        self.outbox = self.path / "outbox.jsonl"
         self.ray = self.path / "ray"
         self._lock: int | None = None
 
@@ -51,13 +57,28 @@ class StudyFolder:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def relative(self, path: str | Path) -> str:
-        """A path below this folder, such that the folder can be moved."""
-        return os.path.relpath(Path(path).absolute(), self.path)
+    @property
+    def begun(self) -> bool:
+        """Whether a study was started here."""
+        return self.journal.exists() or (self.path / SURROUNDINGS).exists()
+
+    @property
+    def surroundings(self) -> Mapping[str, Any]:
+        """Where the study's other parts are (``tracking_uri``, ``storage``, ``optuna_storage``), as far as noted."""
+        with contextlib.suppress(OSError, ValueError):
+            found: Mapping[str, Any] = json.loads((self.path / SURROUNDINGS).read_text())
+            return found
+        return {}
+
+    def note_surroundings(self, **known: str | None) -> None:
+        """Remember where the other parts are; whole or not at all."""
+        part = self.path / f"{SURROUNDINGS}.part"
+        part.write_text(json.dumps({**self.surroundings, **known}, indent=1))
+        part.replace(self.path / SURROUNDINGS)
 
     def set_aside(self) -> Path | None:
         """Move a started study away and begin a new folder; returns where the old one lies."""
-        if not self.journal.exists():
+        if not self.begun:
             return None
         old = self.path.with_name(f"{self.name}-{time.strftime('%Y%m%d-%H%M%S')}")
         while old.exists():
@@ -71,23 +92,41 @@ class StudyFolder:
                 os.close(held)
         return old
 
-    def repair(self) -> None:
-        """Undo what a driver killed in the middle of a write leaves behind.
+    def repair(self) -> Path | None:
+        """Undo what a driver killed in the middle of a write, or a machine that lost power, leaves behind.
 
-        Optuna's lock file would be waited for half a minute; a line of the journal without its end would make the
-        next one unreadable, and was never acknowledged. Both are safe to remove: this process holds the lock.
+        Optuna's lock file would be waited for half a minute; lines at the journal's end that are no JSON would make
+        the study unreadable. They are cut off and kept in a file of their own.
+
+        Returns:
+            The file with what was cut off; None when the journal was sound.
+
+        Raises:
+            StudyError: the journal is damaged before its end, where cutting would lose trials.
         """
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self.journal}.lock")
+        for name in (f"{self.journal.name}.lock", f"{self.journal.name}.lock.rename"):
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()
         if not self.journal.exists():
-            return
+            return None
+        content = self.journal.read_bytes()
+        sound = _sound(content)
+        if sound == len(content):
+            return None
+        if any(_is_record(line) for line in content[sound:].split(b"\n")):
+            line = content[:sound].count(b"\n") + 1
+            raise StudyError(
+                f"study journal {str(self.journal)!r} is damaged in line {line}, with sound lines after it: repair it "
+                "by hand or restore a copy; --fresh sets it aside and starts over"
+            )
+        kept = self.journal.with_name(f"{self.journal.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        kept.write_bytes(content[sound:])
         with self.journal.open("r+b") as file:
-            content = file.read()
-            if content and not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
+            file.truncate(sound)
+        return kept
 
     def discard_scratch(self) -> None:
-        """Delete Ray's files; checkpoints that matter lie in the trials' folders."""
+        """Delete Ray's files."""
         shutil.rmtree(self.ray, ignore_errors=True)
 
     def _take_lock(self) -> int:
@@ -106,6 +145,24 @@ class StudyFolder:
 
     def _release(self) -> None:
         if self._lock is not None:
-            os.ftruncate(self._lock, 0)
+            with contextlib.suppress(OSError):  # a disk without room takes no truncation
+                os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = None
+
+
+def _sound(content: bytes) -> int:
+    """Bytes at the beginning that are whole lines of JSON objects."""
+    end = 0
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n") or not _is_record(line):
+            break
+        end += len(line)
+    return end
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

@@ -5,6 +5,8 @@ import os
 import secrets
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # What a person has set stays.
@@ -32,7 +34,6 @@ def prepare() -> None:
     """Set environment and loggers; before Ray or MLflow is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    _authenticate()
     _let_workers_import()
     hush()
 
@@ -55,15 +56,28 @@ def _hush_optuna() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def _authenticate() -> None:
-    """A token of its own for the local Ray.
+@contextmanager
+def cluster_access(*, local: bool) -> Iterator[None]:
+    """The environment in which Ray is started or joined; as it was before, afterwards.
 
-    Left to itself, Ray writes a token to the home directory, which switches authentication on for later clusters
-    of the same person; switched off, anyone who reaches its ports can run code.
+    A Ray of our own listens on the loopback interface only, with a token of its own. Left to itself, Ray listens on all
+    interfaces and writes a token to the home directory, which switches authentication on for later clusters of the same
+    person; switched off, anyone who reaches its ports can run code. A cluster has its own rules: those of the person.
     """
-    if "RAY_AUTH_MODE" not in os.environ and "RAY_ADDRESS" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ours = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if local else {}
+    if local and "RAY_AUTH_MODE" not in os.environ:
+        ours |= {"RAY_AUTH_MODE": "token"}
+        ours |= {} if "RAY_AUTH_TOKEN" in os.environ else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _let_workers_import() -> None:

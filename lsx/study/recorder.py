@@ -1,9 +1,10 @@
-"""What happens to a trial, written to MLflow, to the journal and to the display, in that order.
+"""What happens to a trial, written to MLflow's outbox, to Optuna's storage and to the display, in that order.
 
-MLflow first: a driver killed between the two finds the trial still running in the journal and does it again, so that
-nothing is lost and nothing is counted twice.
+The outbox first: a driver killed between the two finds the trial still running in the storage and does it again; what
+the outbox has already is not written a second time, so that nothing is lost and nothing is counted twice.
 """
 
+import json
 import math
 import shutil
 import time
@@ -16,10 +17,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lsx.config import Config
 from lsx.errors import StudyError
-from lsx.study.folder import CHECKPOINT, PICTURE, StudyFolder
+from lsx.study import repeats
+from lsx.study.credentials import redacted
+from lsx.study.folder import StudyFolder
 from lsx.study.ledger import SEARCH, Ledger, Planned
+from lsx.study.outbox import Outbox
+from lsx.study.places import PICTURE, Storage, learner_file
 from lsx.study.snapshot import Snapshot, Status, TrialView
-from lsx.study.tracking import Tracker
 
 STATUS: Mapping[TrialState, Status] = {
     TrialState.COMPLETE: "complete",
@@ -28,6 +32,7 @@ STATUS: Mapping[TrialState, Status] = {
     TrialState.RUNNING: "running",
 }
 LONGEST_TAG = 5000
+MANIFEST = "manifest.json"
 
 
 class Recorder:
@@ -35,17 +40,31 @@ class Recorder:
 
     Args:
         ledger: the study.
-        tracker: its runs; the study's run is open.
+        outbox: its runs in MLflow; the study's run is open.
         folder: its folder; the lock is held.
+        storage: where checkpoints lie.
         rungs: positions at which the scheduler decides.
+        tracking: where results are tracked, for people.
+
+    Attributes:
+        began: when this driver started, on the monotonic clock.
     """
 
-    def __init__(self, ledger: Ledger, tracker: Tracker, folder: StudyFolder, rungs: Sequence[int] = ()) -> None:
-        self.ledger = ledger
-        self.tracker = tracker
-        self.folder = folder
-        self._rungs = list(rungs)
-        self._start = time.monotonic()
+    def __init__(
+        self,
+        ledger: Ledger,
+        outbox: Outbox,
+        folder: StudyFolder,
+        storage: Storage,
+        rungs: Sequence[int] = (),
+        tracking: str = "",
+    ) -> None:
+        self.ledger, self.outbox, self.folder, self.storage = ledger, outbox, folder, storage
+        self.began = time.monotonic()
+        self._rungs, self._tracking = list(rungs), tracking
+        self._seen: dict[int, float] = {}
+        self._stalls: dict[int, str] = {}
+        self._drawn: set[int] = set()
         self._views = {
             trial.number: _view(trial) for trial in ledger.study.get_trials(deepcopy=False) if trial.state.is_finished()
         }
@@ -59,43 +78,49 @@ class Recorder:
             self.fail(planned.number, planned.reason or "no configuration")
         return None
 
-    def started(self, number: int) -> int:
-        """Count a start of the trial; returns how many more it may have."""
-        attempts = int(self._attribute(number, "attempts", 0)) + 1
+    def started(self, number: int, excused: bool = False) -> int:
+        """Count a start of the trial, unless it is ``excused`` (its node was lost); returns how many more it has."""
+        attempts = int(self._attribute(number, "attempts", 0)) + (not excused)
         self.ledger.note(number, attempts=attempts)
+        self._seen[number] = time.monotonic()
         return max(0, self.ledger.spec.budget.attempts - attempts)
 
     def report(self, number: int, result: Mapping[str, Any]) -> None:
-        """Some epochs, as :func:`lsx.study.trial.run_trial` reports them."""
-        known = self._progress(number)
-        if result["position"] <= known:
-            return  # said before, by a worker that was lost after its report
-        run_id = self._run(number)
-        for row in result["history"]:
-            if row["position"] > known:
-                labelled = {f"{row['stage']}/{name}": value for name, value in row["metrics"].items()}
-                self.tracker.log(run_id, labelled, row["position"])
+        """A sign of life, or some epochs, as :class:`lsx.study.reporter.Reporter` reports them."""
+        self._seen[number] = time.monotonic()
+        self._log_history(number, result.get("history", ()))
+        if result.get("position", 0) <= self._progress(number):
+            return  # nothing new: said before, by a worker that was lost after its report
         if result["picture"]:
-            self.tracker.attach(run_id, self.folder.trial(number) / PICTURE)
+            self._drawn.add(number)
         if result["guard"] is not None:
             guard = self._attribute(number, "guard", {}) | {str(result["position"]): result["guard"]}
             self.ledger.note(number, guard=guard)
         metrics = self._critic(number) | result["metrics"]
         progress = {name: result[name] for name in ("stage", "position", "total")}
-        self.ledger.note(number, last=metrics, progress=progress)
+        self.ledger.note(number, last=metrics, progress=progress, run_id=self.outbox.run_id(number))
         self._views[number] = replace(self._views[number], metrics=metrics, **progress)
 
-    def checkpointed(self, number: int, path: str | Path) -> None:
-        """The checkpoint from which the trial would be continued."""
-        self.ledger.note(number, checkpoint=self.folder.relative(path))
+    def checkpointed(self, number: int, path: str) -> None:
+        """The checkpoint, a folder of the storage's file system, from which the trial would be continued."""
+        relative = self.storage.relative(path)
+        self.ledger.note(number, checkpoint=relative)
+        if number in self._drawn:
+            self._drawn.discard(number)
+            for picture in self.storage.fetch(relative, [PICTURE], self.folder.trial(number)):
+                self.outbox.attach(number, picture)
 
     def finish(self, number: int, result: Mapping[str, Any]) -> None:
-        """The trial's end: ``final`` metrics, a ``failed`` reason, or neither: the scheduler stopped it."""
+        """The trial's last report: how it ended, or nothing of the kind: the scheduler stopped it."""
         if "failed" in result:
             self.fail(number, result["failed"])
+        elif "out_of_memory" in result:
+            self._out_of_memory(number, result["out_of_memory"])
+        elif "no_room" in result:
+            raise StudyError(f"trial {number} finds no room on its disk: {result['no_room']}")
         elif "final" in result:
-            self._complete(number, self._critic(number) | result["final"], result.get("reasons", {}))
-        else:
+            self._complete(number, result)
+        elif "stopped" not in result:
             self._prune(number)
 
     def fail(self, number: int, reason: str, report: str | Path | None = None) -> None:
@@ -106,45 +131,67 @@ class Recorder:
             reason: one line.
             report: file with details, kept beside the trial.
         """
-        reason = " ".join(reason.split())[:500]
+        reason = " ".join(self._stalls.get(number, reason).split())[:500]
         if report is not None and Path(report).is_file():
             shutil.copy(report, self.folder.trial(number) / "error.txt")
-            self.tracker.attach(self._run(number), self.folder.trial(number) / "error.txt")
+            self.outbox.attach(number, self.folder.trial(number) / "error.txt")
         self._end(number, "failed", reason)
         self.ledger.fail(number, reason)
+
+    def excuse(self, number: int) -> None:
+        """The trial's node was lost, which is no failure of the trial: it is started again."""
+        self.ledger.retry(number)
+        self._views[number] = replace(self._views[number], status="waiting", reason="its node was lost; again")
+
+    def stalled(self) -> list[int]:
+        """Running trials that gave no sign of life for ``budget.stalled_after``."""
+        now, patience = time.monotonic(), self.ledger.spec.budget.stalled_after
+        return [number for number in self.running if now - self._seen.get(number, now) > patience]
+
+    def note_stall(self, number: int) -> None:
+        """The trial's worker is killed for giving no sign of life."""
+        minutes = self.ledger.spec.budget.stalled_after / 60
+        self._stalls[number] = f"no sign of life for {minutes:.3g} min (budget.stalled_after)"
+        self._seen[number] = time.monotonic()
+
+    def spent(self) -> float:
+        """Seconds for which drivers have run this study, this one included."""
+        return self.ledger.seconds_used + time.monotonic() - self.began
 
     def interrupt(self) -> None:
         """End this driver's part: running trials wait, with their checkpoints, for the next one."""
         interrupted = self.running
+        for number in (*interrupted, *self.ledger.orphans):
+            self.outbox.log(number, {}, tags={"lsx.status": "interrupted"})
+            self.outbox.end(number, "KILLED")
+        self.outbox.end(None, "KILLED")
         for number in interrupted:
             self.ledger.note(number, attempts=max(0, self._attribute(number, "attempts", 0) - 1))
-            self._keep_checkpoint(number)
-        for number in (*interrupted, *self.ledger.orphans):
-            if run_id := self._run(number):
-                self.tracker.end(run_id, "KILLED")
-        self.tracker.end(self.tracker.parent, "KILLED")
-
-    def rescue(self) -> None:
-        """Bring the checkpoints of left-over trials out of Ray's folder and empty that."""
-        for number in self.ledger.orphans:
-            self._keep_checkpoint(number)
-        self.folder.discard_scratch()
 
     @property
     def running(self) -> list[int]:
         """Numbers of the trials that this driver runs."""
         return [number for number, view in self._views.items() if view.status == "running"]
 
+    @property
+    def kept(self) -> list[str]:
+        """Checkpoints, below the storage's root, that unfinished trials go on from."""
+        trials = self.ledger.study.get_trials(deepcopy=False)
+        known = [trial.user_attrs.get("checkpoint") for trial in trials if not trial.state.is_finished()]
+        return [one for one in known if one]
+
     def snapshot(self, message: str = "") -> Snapshot:
         """The study as the display shows it."""
-        spec = self.ledger.spec
+        spec, trouble = self.ledger.spec, self.outbox.trouble
+        if trouble and not message:
+            message = f"{trouble}; {self.outbox.waiting} entries wait on disk, training goes on"
         return Snapshot(
             study=spec.study_name,
             planned=self.ledger.planned,
             trials=tuple(self._views.values()),
-            elapsed=time.monotonic() - self._start,
+            elapsed=time.monotonic() - self.began,
             resumed=self.ledger.resumed,
-            tracking=self.tracker.uri,
+            tracking=redacted(self._tracking),
             message=message,
             objectives=tuple((objective.metric, objective.direction) for objective in spec.objectives),
         )
@@ -152,48 +199,90 @@ class Recorder:
     def _open(self, planned: Planned) -> None:
         number, config = planned.number, planned.config
         name = trial_name(planned.role, config)
-        tags = {"lsx.role": planned.role, "lsx.front": "false"}
+        tags = {"lsx.role": planned.role, "lsx.front": "false", "lsx.trial_name": name}
         params: dict[str, Any] = {}
         if config is not None:
             tags["lsx.explainer"], tags["lsx.source"] = config.explainer.method, config.data.source
-            params = config.flat()
+            params = config.flat() | {"repeats": self.ledger.spec.repeats}
             config.save(self.folder.trial(number) / "config.yaml")
-        known = self._attribute(number, "run_id", None)
-        run_id = self.tracker.open_trial(number, f"{number:03d} {name}", known, params, tags, again=planned.adopted)
-        self.ledger.note(number, run_id=run_id, name=name)
-        self.tracker.attach(run_id, self.folder.trial(number) / "config.yaml")
+        self.outbox.open_trial(number, f"{number:03d} {name}", params, tags)
+        self.outbox.attach(number, self.folder.trial(number) / "config.yaml")
+        self.ledger.note(number, name=name)
         self._views[number] = _view(self.ledger.trial(number))
 
     def _assignment(self, planned: Planned, config: Config) -> dict[str, Any]:
-        checkpoint = self._attribute(planned.number, "checkpoint", None)
-        path = None if checkpoint is None else self.folder.path / checkpoint
+        spec, checkpoint = self.ledger.spec, self._attribute(planned.number, "checkpoint", None)
+        there = checkpoint is not None and self.storage.has(checkpoint)
         return {
             "number": planned.number,
             "role": planned.role,
             "config": config.plain(),
-            "guard": self.ledger.spec.scheduler.metric,
-            "rungs": [position for position in self._rungs if position < _epochs(config)],
-            "cpus": self.ledger.spec.resources.cpus_per_trial,
-            "folder": str(self.folder.trial(planned.number)),
-            "checkpoint": str(path) if path is not None and path.is_file() else None,
+            "repeats": spec.repeats,
+            "guard": spec.scheduler.metric,
+            "rungs": [position for position in self._rungs if position < epochs(config)],
+            "cpus": spec.resources.cpus_per_trial,
+            "pulse": min(15.0, spec.budget.stalled_after / 4),
+            "alone": planned.alone,
+            "checkpoint": self.storage.uri(checkpoint) if there else None,
         }
 
-    def _complete(self, number: int, metrics: dict[str, float], reasons: Mapping[str, str]) -> None:
-        tags = {"lsx.reasons": _reasons(reasons)} if reasons else {}
-        logged = {f"final/{name}": value for name, value in metrics.items()}
+    def _log_history(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
+        """Curves of a single seed by ``<stage>/<metric>``; of several, each by ``seed-<index>/<stage>/<metric>``."""
+        known = self.outbox.position(number)
+        for row in history:
+            if row["position"] > known:
+                prefix = f"seed-{row['seed_index']}/" if self.ledger.spec.repeats > 1 else ""
+                labelled = {f"{prefix}{row['stage']}/{name}": value for name, value in row["metrics"].items()}
+                self.outbox.log(number, labelled, row["step"], position=row["position"])
+
+    def _complete(self, number: int, result: Mapping[str, Any]) -> None:
+        metrics: dict[str, float] = self._critic(number) | result["final"]
+        reasons, seeds = result.get("reasons", {}), result.get("seeds", {})
+        self._log_final(number, metrics | repeats.flat(seeds), reasons, result.get("curves", ()))
+        self._keep(number, result.get("manifest"))
         try:
             values = self.ledger.values(metrics)
         except StudyError as error:
-            self.tracker.log(self._run(number), logged, tags=tags)
             self.fail(number, str(error) + self._why(metrics, reasons))
             return
-        self._keep_checkpoint(number)
-        self.ledger.note(number, metrics=metrics)
-        step = self._progress(number)
-        self.tracker.log(self._run(number), logged, step, tags)
+        self.ledger.note(number, metrics=metrics, seeds=seeds, run_id=self.outbox.run_id(number))
         self._end(number, "complete", None)
-        self.ledger.complete(number, values)
+        self.ledger.complete(number, values, metrics)
         self._views[number] = replace(self._views[number], metrics=metrics)
+
+    def _log_final(
+        self,
+        number: int,
+        metrics: Mapping[str, float],
+        reasons: Mapping[str, str],
+        curves: Sequence[Mapping[str, Any]],
+    ) -> None:
+        step = self._progress(number)
+        if self.outbox.position(number) > step:
+            return  # a driver that is gone said it
+        for row in curves:
+            labelled = {f"{row['stage']}/{name}": value for name, value in row["metrics"].items()}
+            self.outbox.log(number, labelled, row["position"])
+        tags = {"lsx.reasons": _reasons(reasons)} if reasons else {}
+        named = {f"final/{name}": value for name, value in metrics.items()}
+        self.outbox.log(number, named, step, tags, position=step + 1)
+
+    def _keep(self, number: int, manifest: Mapping[str, Any] | None) -> None:
+        """Bring the finished learners to the trial's folder, and write how they came about."""
+        folder, checkpoint = self.folder.trial(number), self._attribute(number, "checkpoint", None)
+        names = [PICTURE, *(learner_file(index) for index in range(self.ledger.spec.repeats))]
+        if checkpoint is not None and PICTURE in {file.name for file in self.storage.fetch(checkpoint, names, folder)}:
+            self.outbox.attach(number, folder / PICTURE)
+        if manifest is not None:
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            self.outbox.attach(number, folder / MANIFEST)
+
+    def _out_of_memory(self, number: int, reason: str) -> None:
+        if not self.ledger.retry_alone(number):
+            self.fail(number, f"out of GPU memory, also alone on its card: {reason}")
+            return
+        self.ledger.note(number, attempts=max(0, self._attribute(number, "attempts", 0) - 1))
+        self._views[number] = replace(self._views[number], status="waiting", reason="out of memory; again, alone")
 
     def _why(self, metrics: Mapping[str, float], reasons: Mapping[str, str]) -> str:
         """Why the first objective without a finite value has none, as far as the evaluation says."""
@@ -214,30 +303,13 @@ class Recorder:
         self.ledger.prune(number, reason)
 
     def _end(self, number: int, status: Status, reason: str | None) -> None:
-        run_id = self._run(number)
-        tags = {"lsx.status": status} | ({"lsx.reason": reason} if reason else {})
-        self.tracker.log(run_id, {}, tags=tags)
-        self.tracker.attach(run_id, self.folder.trial(number) / PICTURE)
-        self.tracker.end(run_id, {"complete": "FINISHED", "pruned": "KILLED"}.get(status, "FAILED"))  # type: ignore[arg-type]
+        tags = {"lsx.status": status} | ({"lsx.reason": redacted(reason)} if reason else {})
+        self.outbox.log(number, {}, tags=tags)
+        self.outbox.end(number, {"complete": "FINISHED", "pruned": "KILLED"}.get(status, "FAILED"))  # type: ignore[arg-type]
         self._views[number] = replace(self._views[number], status=status, reason=reason)
-
-    def _keep_checkpoint(self, number: int) -> None:
-        """Copy the last checkpoint to the trial's folder, whole or not at all."""
-        checkpoint = self._attribute(number, "checkpoint", None)
-        kept = self.folder.trial(number) / CHECKPOINT
-        source = None if checkpoint is None else self.folder.path / checkpoint
-        if source is None or source == kept or not source.is_file():
-            return
-        part = kept.with_suffix(".part")
-        shutil.copy(source, part)
-        part.replace(kept)
-        self.ledger.note(number, checkpoint=self.folder.relative(kept))
 
     def _progress(self, number: int) -> int:
         return int(self._attribute(number, "progress", {}).get("position", 0))
-
-    def _run(self, number: int) -> str:
-        return str(self._attribute(number, "run_id", ""))
 
     def _attribute(self, number: int, name: str, default: Any) -> Any:
         return self.ledger.trial(number).user_attrs.get(name, default)
@@ -254,7 +326,8 @@ def trial_name(role: str, config: Config | None) -> str:
     return words if role == SEARCH else f"{role}: {words}"
 
 
-def _epochs(config: Config) -> int:
+def epochs(config: Config) -> int:
+    """Over all stages of one seed."""
     return sum(getattr(config, stage).epochs for stage in config.stages)
 
 

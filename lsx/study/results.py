@@ -5,7 +5,7 @@ Validation figures decide everything; test figures, where they were measured, ar
 
 import math
 import os
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lsx.config import Config
+from lsx.study import repeats
 from lsx.study.display import ARROWS
+from lsx.study.proposer import feasible as is_feasible
 from lsx.study.spec import StudySpec
 
 CRITIC = "critic_loss_last_to_chance"
@@ -33,13 +35,18 @@ def complete(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
     ]
 
 
+def feasible(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
+    """Complete trials within the study's constraints, by number."""
+    return [trial for trial in complete(study, spec) if is_feasible(spec, trial.user_attrs.get("metrics", {}))]
+
+
 def front(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
-    """The complete trials that no other one dominates, the best in the first objective first.
+    """The feasible trials that no other feasible one dominates, the best in the first objective first.
 
     A trial dominates another if it is at least as good in every objective and better in one. Reference
     trials take part.
     """
-    trials = complete(study, spec)
+    trials = feasible(study, spec)
     losses = {trial.number: _losses(trial, spec) for trial in trials}
     kept = [trial for trial in trials if not any(_dominates(losses[o.number], losses[trial.number]) for o in trials)]
     return sorted(kept, key=lambda trial: (losses[trial.number], trial.number))
@@ -60,7 +67,7 @@ def choose(study: optuna.Study, spec: StudySpec) -> FrozenTrial | None:
     accuracy, then to the earlier trial.
 
     Returns:
-        None without a complete trial.
+        None without a feasible trial.
     """
     first, trials = baseline(study, spec), front(study, spec)
     if first is not None:
@@ -115,7 +122,7 @@ def write_best(study: optuna.Study, spec: StudySpec, folder: str | Path) -> Path
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     Config.build(chosen.user_attrs["config"]).save(partial)
     partial.write_text(
-        f"# Trial {chosen.number} of study {spec.study_name}: {_said(chosen, spec)}.\n{partial.read_text()}"
+        f"# Trial {chosen.number} of study {spec.study_name}: {said(chosen, spec)}.\n{partial.read_text()}"
     )
     os.replace(partial, path)
     return path
@@ -142,12 +149,17 @@ def closing(
     lines = {"results tracked in": tracking_uri, "open them": ui_line, "extend the study": more}
     chosen = choose(study, spec)
     if chosen is None:
-        return Group(Text("No trial completed, so there is no front.", style="red"), _pairs(lines))
+        return Group(Text(_nothing(study, spec), style="red"), _pairs(lines))
     lines = {
         "chosen configuration": str(folder / "best.yaml"),
-        "train with it again": _again(chosen, spec, folder),
+        "run it again": f"{_tune(command or spec.command, 'rerun')} {chosen.number}",
     } | lines
     note = "← chosen: nearest to the ideal point, among trials that beat the baseline if there are any"
+    if spec.repeats > 1:
+        note += f"; ±: 95 % interval over {spec.repeats} seeds"
+    if spec.constraints:
+        count = len(complete(study, spec)) - len(feasible(study, spec))
+        note += f"; {_many(count, 'complete trial')} outside of {_bounds(spec)}"
     if any("test" in trial.user_attrs for trial in front(study, spec)):
         note += "; second line of a cell: the same on test data"
     return Group(table(study, spec), Text(note, style="dim"), Text(), Text(answer(study, spec)), Text(), _pairs(lines))
@@ -158,46 +170,75 @@ def _short_path(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
 
 
-def _again(trial: FrozenTrial, spec: StudySpec, folder: Path) -> str:
-    """The command that gives the trial's numbers: its own configuration, on as many threads as it had."""
-    number, threads = f"{trial.number:04d}", max(1, int(spec.resources.cpus_per_trial))
-    config = shlex.quote(str(folder / "trials" / number / "config.yaml"))
-    return f"OMP_NUM_THREADS={threads} python -m lsx train --config {config} --out lsx-run-{number}"
+def _tune(command: str, action: str) -> str:
+    """The command that did the study, doing something else with it."""
+    study = re.search(r"--study[ =](\S+)", command)
+    profile = re.search(r"--profile[ =](\S+)", command)
+    words = [f"--study {study[1]}" if study else "", f"--profile {profile[1]}" if profile else ""]
+    return f"python tune.py {action} {' '.join(word for word in words if word)}"
+
+
+def _nothing(study: optuna.Study, spec: StudySpec) -> str:
+    count = len(complete(study, spec))
+    if count:
+        return f"None of {_many(count, 'complete trial')} is within {_bounds(spec)}, so there is no front."
+    return "No trial completed, so there is no front."
+
+
+def _bounds(spec: StudySpec) -> str:
+    """``accuracy ≥ 0.9``, for people."""
+    parts = []
+    for one in spec.constraints:
+        parts += [f"{one.metric} ≥ {one.low:g}"] if one.low is not None else []
+        parts += [f"{one.metric} ≤ {one.high:g}"] if one.high is not None else []
+    return " and ".join(parts)
 
 
 def answer(study: optuna.Study, spec: StudySpec) -> str:
     """Two sentences that compare the baseline with the front, from the numbers and nothing else."""
     chosen, first = choose(study, spec), baseline(study, spec)
     if chosen is None:
-        return "No trial completed. There is nothing to compare."
+        return f"{_nothing(study, spec)} There is nothing to compare."
     count = len(complete(study, spec))
     if first is None:
         return (
             f"No baseline completed, so nothing can be said about what changed. "
-            f"Of {_many(count, 'complete trial')}, trial {chosen.number} is chosen: {_said(chosen, spec)}."
+            f"Of {_many(count, 'complete trial')}, trial {chosen.number} is chosen: {said(chosen, spec)}."
         )
     better = [t for t in complete(study, spec) if _dominates(_losses(t, spec), _losses(first, spec))]
     beaten = f"{len(better)} of the {count - 1} other complete trials" if better else "no other complete trial"
     opening = (
-        f"The baseline reaches {_said(first, spec)}; {beaten} {'are' if len(better) > 1 else 'is'} at least as good "
+        f"The baseline reaches {said(first, spec)}; {beaten} {'are' if len(better) > 1 else 'is'} at least as good "
         "in every objective and better in one."
     )
     if chosen.number == first.number:
         return f"{opening} The chosen trial is the baseline itself: this study found no better compromise."
-    return f"{opening} The chosen trial {chosen.number} reaches {_said(chosen, spec)}{_caveat(chosen, first, spec)}."
+    return f"{opening} The chosen trial {chosen.number} reaches {said(chosen, spec)}{_caveat(chosen, first, spec)}."
 
 
-def _caveat(chosen: FrozenTrial, first: FrozenTrial, spec: StudySpec) -> str:
+def _caveat(trial: FrozenTrial, first: FrozenTrial, spec: StudySpec) -> str:
     names = [
         objective.metric
-        for objective, mine, other in zip(spec.objectives, _losses(chosen, spec), _losses(first, spec), strict=True)
+        for objective, mine, other in zip(spec.objectives, _losses(trial, spec), _losses(first, spec), strict=True)
         if mine > other
     ]
     cost = f", at the cost of {' and '.join(names)}" if names else ""
-    return f"{cost} (one seed each, so small differences may be chance)"
+    if spec.repeats == 1:
+        return f"{cost} (one seed each, so small differences may be chance)"
+    differences = [
+        f"{name} {found.mean:+.4f} ± {found.interval:.4f}" for name, found in paired(trial, first, spec).items()
+    ]
+    return f"{cost}; seed by seed against the baseline, over {spec.repeats} seeds: {', '.join(differences)}"
 
 
-def _said(trial: FrozenTrial, spec: StudySpec) -> str:
+def paired(trial: FrozenTrial, first: FrozenTrial, spec: StudySpec) -> dict[str, repeats.Spread]:
+    """The objectives' differences, trial − baseline, paired by seed, on validation data."""
+    ours, theirs = trial.user_attrs.get("seeds", {}), first.user_attrs.get("seeds", {})
+    names = [objective.metric for objective in spec.objectives]
+    return {name: repeats.paired(ours[name], theirs[name]) for name in names if name in ours and name in theirs}
+
+
+def said(trial: FrozenTrial, spec: StudySpec) -> str:
     """``accuracy 0.9500 (test 0.9400), ...``."""
     test = _tested(trial)
     parts = []
@@ -209,10 +250,18 @@ def _said(trial: FrozenTrial, spec: StudySpec) -> str:
 
 def _figures(trial: FrozenTrial, spec: StudySpec) -> list[str]:
     test = _tested(trial)
-    return [
-        f"{value:.4f}" + (f"\n{test[objective.metric]:.4f}" if objective.metric in test else "")
-        for objective, value in zip(spec.objectives, trial.values, strict=True)
-    ]
+    cells = []
+    for objective, value in zip(spec.objectives, trial.values, strict=True):
+        name = objective.metric
+        cell = f"{value:.4f}{interval(trial, 'seeds', name)}"
+        cells.append(cell + (f"\n{test[name]:.4f}{interval(trial, 'test_seeds', name)}" if name in test else ""))
+    return cells
+
+
+def interval(trial: FrozenTrial, kind: str, name: str) -> str:
+    """`` ±0.0123``, the 95 % interval over a trial's ``seeds`` or ``test_seeds``; empty for one seed."""
+    half = repeats.spread(trial.user_attrs.get(kind, {}).get(name, ())).interval
+    return f" ±{half:.4f}" if math.isfinite(half) else ""
 
 
 def _settings(trial: FrozenTrial) -> list[str]:

@@ -1,40 +1,38 @@
-"""A study from its file to its end: Ray Tune runs the trials, the journal remembers them, MLflow shows them."""
+"""A study from its file to its end."""
 
 import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lsx.data.pool import Pool
+from lsx.data.shared import Key, loaded, remembering
 from lsx.errors import LSXError, StudyError
 from lsx.study import quiet
 from lsx.study.checks import preflight
+from lsx.study.credentials import redacted
 from lsx.study.display import Display
 from lsx.study.folder import StudyFolder
-from lsx.study.snapshot import Snapshot
-from lsx.study.spec import StudySpec
-from lsx.yamlfile import dump_plain
+from lsx.study.interruption import signals
+from lsx.study.places import Storage
+from lsx.study.sections import seconds
+from lsx.study.spec import StudySpec, load
+from lsx.study.watch import GRACE, Halt, Watch
 
 quiet.prepare()
 
-from ray import tune  # noqa: E402
-
-from lsx.study import cluster, conclusion  # noqa: E402
+from lsx.study import optunastore  # noqa: E402
+from lsx.study.driver import Driver, Surroundings  # noqa: E402
 from lsx.study.ledger import Ledger  # noqa: E402
-from lsx.study.recorder import Recorder  # noqa: E402
-from lsx.study.searcher import Halt, Halving, Recording, Searcher, Watch, rungs  # noqa: E402
-from lsx.study.tracking import Tracker, default_uri, refuse, ui_line  # noqa: E402
+from lsx.study.stores import default_uri, refuse  # noqa: E402
 from lsx.study.trial import run_trial  # noqa: E402
 
 quiet.hush()
 
-FRAMES_A_SECOND = 4
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Status = Literal["complete", "interrupted", "time is up"]
+NOTHING_LOST = "nothing is lost: the same command continues the study"
 
 
 @dataclass(frozen=True)
@@ -42,16 +40,19 @@ class StudyResult:
     """What came of a run.
 
     Attributes:
-        status: ``complete``: no trial of the budget is left; ``interrupted``: the same call continues.
+        status: ``complete``: no trial of the budget is left; ``interrupted``: the same call continues; ``time is up``:
+            the same call with a larger time budget does.
         folder: the study's folder.
-        tracking_uri: where MLflow has it.
+        tracking_uri: where MLflow has it, without credentials.
         finished, planned: trials.
         started: trials that this run started or continued.
         report: what to show a person at the end (a rich renderable); None when interrupted.
         aside: where ``fresh`` moved an earlier study of this name.
+        undelivered: entries that MLflow has not taken yet; they wait in the folder for the next call.
+        notices: lines that a person should read: an edited study, a repaired journal.
     """
 
-    status: Literal["complete", "interrupted"]
+    status: Status
     folder: Path
     tracking_uri: str
     finished: int
@@ -59,72 +60,193 @@ class StudyResult:
     started: int
     report: Any = None
     aside: Path | None = None
+    undelivered: int = 0
+    notices: tuple[str, ...] = ()
 
 
 def run(
-    spec: StudySpec,
+    study: StudySpec | str | Path,
     *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
     folder: str | Path = "lsx-studies",
     tracking_uri: str | None = None,
+    storage: str | None = None,
+    optuna_storage: str | None = None,
+    address: str | None = None,
     trials: int | None = None,
+    time_budget: float | str | None = None,
     max_concurrent: int | None = None,
-    gpus_per_trial: float | None = None,
+    gpus_per_trial: float | Literal["auto"] | None = None,
     fresh: bool = False,
     display: Display | None = None,
     trainable: Callable[[Mapping[str, Any]], None] | None = None,
     command: str | None = None,
+    grace: float = GRACE,
 ) -> StudyResult:
-    """Run a study, or continue it: the journal in its folder knows how far it is.
+    """Run a study, or continue it: its storage knows how far it is.
 
     Args:
-        spec: the study.
+        study: a study, or a name or path for :func:`lsx.study.load`.
+        profile, overrides: see :func:`lsx.study.load`, where ``study`` is a name or a path.
         folder: of all studies.
-        tracking_uri: of MLflow; a SQLite file in the working folder by default.
+        tracking_uri: of MLflow; where the study was tracked before, else a SQLite file in the working folder.
+        storage: where checkpoints go, a shared folder or a bucket; the study's folder by default.
+        optuna_storage: URL of a database; a journal in the study's folder by default.
+        address: of a Ray cluster; RAY_ADDRESS, or a Ray of its own by default.
         trials, max_concurrent, gpus_per_trial: instead of the study's own.
+        time_budget: seconds of running over all calls, or a text such as ``2h``; instead of the study's own.
         fresh: set an earlier study of this name aside, and start over.
         display: where to show progress.
         trainable: what runs one assignment; :func:`lsx.study.trial.run_trial` by default.
         command: what continues the study in a shell, for the closing words; ``spec.command`` by default.
+        grace: seconds for running trials to checkpoint when the study stops.
 
     Raises:
         StudyError: one line: what is wrong, and what to do.
     """
+    spec = study if isinstance(study, StudySpec) else load(study, profile, overrides)
     changes = {"max_concurrent": max_concurrent, "gpus_per_trial": gpus_per_trial}
     changed = spec.resources.model_copy(update={key: value for key, value in changes.items() if value is not None})
     spec = spec.model_copy(update={"resources": changed})
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
-    refuse(uri)
+    budget = spec.budget.time if time_budget is None else _seconds(time_budget)
     place = StudyFolder(folder, spec.study_name)
-    provenance, missing = _preflight(spec)
-    if missing is not None and (fresh or not place.journal.exists()):
+    known = {} if fresh else place.surroundings
+    uri = tracking_uri or _remembered(known, "tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    refuse(uri)
+    database = optuna_storage or _remembered(known, "optuna_storage")
+    root = storage or _remembered(known, "storage")
+    provenance, pools, missing = _preflight(spec)
+    if missing is not None and (fresh or not place.begun):
         raise missing
     with ExitStack() as stack:
         stack.enter_context(place)
-        aside = stack.enter_context(_set_aside(place)) if fresh else None
-        place.repair()
-        ledger = Ledger(spec, place.journal, trials)
+        aside = stack.enter_context(_set_aside(place, spec, database)) if fresh else None
+        damaged = place.repair()
+        opened = optunastore.open_study(spec, place.journal, database)
+        if database is not None:
+            stack.enter_context(optunastore.Lease(opened))
+        ledger = Ledger(spec, opened, trials)
         if missing is not None and not ledger.exhausted:
             raise missing
-        watch = Watch()
+        watch = Watch(grace)
         stack.enter_context(signals(watch))
-        driver = _Driver(
-            spec, place, ledger, uri, watch, stack.enter_context(display or Display()), trainable or run_trial
+        around = Surroundings(
+            spec=spec,
+            folder=place,
+            ledger=ledger,
+            storage=Storage(place.ray if root is None else f"{root.rstrip('/')}/{spec.study_name}"),
+            uri=uri,
+            address=address,
+            watch=watch,
+            display=stack.enter_context(display or Display()),
+            trainable=trainable or run_trial,
+            provenance=provenance,
+            pools=pools,
+            command=command,
+            time_budget=budget,
         )
-        driver.command, driver.provenance = command, provenance
-        return driver.run(aside)
+        place.note_surroundings(
+            tracking_uri=redacted(uri),
+            optuna_storage=None if database is None else redacted(database),
+            storage=None if root is None else redacted(root),
+            command=command or spec.command,
+        )
+        status, report, driver, undelivered = _drive(around)
+    notices = _notices(ledger, damaged, driver)
+    return StudyResult(
+        status=status,
+        folder=place.path,
+        tracking_uri=redacted(uri),
+        finished=sum(trial.state.is_finished() for trial in ledger.study.get_trials(deepcopy=False)),
+        planned=ledger.planned,
+        started=driver.started,
+        report=report,
+        aside=aside,
+        undelivered=undelivered,
+        notices=notices,
+    )
 
 
-def _preflight(spec: StudySpec) -> tuple[Mapping[str, Any], StudyError | None]:
-    """Where the data comes from, or what is missing: a study without trials left can do without."""
+def _drive(around: Surroundings) -> tuple[Status, Any, Driver, int]:
+    """To the end, to the interruption, or until time is up."""
+    driver, watch = Driver(around), around.watch
+    status: Status = "complete"
+    report = None
     try:
-        return preflight(spec), None
-    except StudyError as error:
-        return {}, error
+        try:
+            if not around.ledger.exhausted and not _time_is_up(around):
+                driver.search()
+            status = "complete" if around.ledger.exhausted else "time is up"
+            report = driver.conclude("FINISHED" if status == "complete" else "KILLED")
+        except (Halt, KeyboardInterrupt):
+            driver.interrupt()
+            if isinstance(fault := watch.fault, LSXError):
+                raise StudyError(f"{fault}; {NOTHING_LOST}") from fault
+            if fault is not None:
+                raise fault from None
+            status = "interrupted"
+            if watch.reason == "time":
+                watch.rest()
+                status, report = "time is up", driver.conclude("KILLED")
+        except BaseException:
+            driver.interrupt()
+            raise
+    finally:
+        undelivered = driver.close()
+    return status, report, driver, undelivered
+
+
+def _time_is_up(around: Surroundings) -> bool:
+    return around.time_budget is not None and around.ledger.seconds_used >= around.time_budget
+
+
+def _notices(ledger: Ledger, damaged: Path | None, driver: Driver) -> tuple[str, ...]:
+    lines = []
+    if damaged is not None:
+        lines.append(f"the journal's end was damaged; what was cut off lies in {damaged}")
+    if ledger.edits:
+        lines.append(f"the study was edited since it last ran: {'; '.join(ledger.edits)}")
+    refused = driver.recorder.outbox.refused if driver.recorder is not None else 0
+    if refused:
+        lines.append(f"MLflow refused {refused} entries; they and the reasons are in outbox-refused.jsonl")
+    return tuple(lines)
+
+
+def _seconds(text: float | str) -> float:
+    try:
+        found = seconds(text)
+    except ValueError as error:
+        raise StudyError(f"time budget: {error}") from None
+    assert isinstance(found, float)
+    return found
+
+
+def _remembered(known: Mapping[str, Any], name: str) -> str | None:
+    """Where the study was before; what had credentials must be said again."""
+    value: str | None = known.get(name)
+    if value is not None and value.startswith("sqlite:///") and not Path(value.removeprefix("sqlite:///")).exists():
+        return None  # everything was moved together
+    if value is not None and "***" in value:
+        flag = f"--{name.replace('_', '-')}"
+        raise StudyError(f"the study's {name.replace('_', ' ')} is {value!r}; give {flag} again, with its credentials")
+    return value
+
+
+def _preflight(spec: StudySpec) -> tuple[Mapping[str, Any], Mapping[Key, Pool], StudyError | None]:
+    """Where the data comes from, and the data, or what is missing: a study without trials left can do without."""
+    with remembering():
+        try:
+            return preflight(spec), loaded(), None
+        except StudyError as error:
+            return {}, {}, error
 
 
 @contextmanager
-def _set_aside(place: StudyFolder) -> Iterator[Path | None]:
+def _set_aside(place: StudyFolder, spec: StudySpec, database: str | None) -> Iterator[Path | None]:
     """An earlier study out of the way; every error says where it went."""
+    if database is not None:
+        optunastore.set_aside(database, spec.study_name)
     aside = place.set_aside()
     try:
         yield aside
@@ -132,169 +254,3 @@ def _set_aside(place: StudyFolder) -> Iterator[Path | None]:
         if aside is None:
             raise
         raise StudyError(f"{error}; the earlier study lies in {aside}") from error
-
-
-class _Driver:
-    """One run of one study."""
-
-    def __init__(
-        self,
-        spec: StudySpec,
-        folder: StudyFolder,
-        ledger: Ledger,
-        uri: str,
-        watch: Watch,
-        display: Display,
-        trainable: Callable[[Mapping[str, Any]], None],
-    ) -> None:
-        self.spec, self.folder, self.ledger, self.uri = spec, folder, ledger, uri
-        self.watch, self.display, self.trainable = watch, display, trainable
-        self.recorder: Recorder | None = None
-        self.command: str | None = None
-        self.provenance: Mapping[str, Any] = {}
-        self._shown = 0.0
-
-    def run(self, aside: Path | None) -> StudyResult:
-        """To the end, or to the interruption."""
-        started = 0
-        try:
-            if not self.ledger.exhausted:
-                started = self._search()
-            report = self._conclude()
-        except (Halt, KeyboardInterrupt):
-            self._interrupt()
-            if isinstance(fault := self.watch.fault, LSXError):
-                raise StudyError(f"{fault}; nothing is lost: the same command continues the study") from fault
-            if fault is not None:
-                raise fault from None
-            return self._result("interrupted", started, None, aside)
-        except BaseException:
-            self._interrupt()
-            raise
-        return self._result("complete", started, report, aside)
-
-    def _search(self) -> int:
-        """Run all trials that are left; returns how many were started."""
-        source = self.provenance.get("description")
-        self._say(f"{source}; starting Ray and MLflow" if source else "starting Ray and MLflow")
-        with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
-            # A new SQLite store takes seconds, as Ray does.
-            opening = pool.submit(self._track)
-            try:
-                stack.enter_context(signals_kept(cluster.started()))
-            finally:
-                self.recorder = opening.result()
-            self.recorder.rescue()
-            self.watch.check()
-            before = len(self.ledger.orphans)
-            known = self.ledger.resumed
-            self._tune(self.recorder)
-            trials = self.ledger.study.get_trials(deepcopy=False)
-            return max(before, sum(trial.state.is_finished() for trial in trials) - known)
-
-    def _tune(self, recorder: Recorder) -> None:
-        wanted = cluster.request(self.spec.resources)
-        tuner = tune.Tuner(
-            tune.with_resources(self.trainable, wanted),
-            tune_config=tune.TuneConfig(
-                search_alg=Searcher(recorder, self.watch),
-                scheduler=self._scheduler(),
-                num_samples=-1,
-                max_concurrent_trials=cluster.slots(wanted, self.spec.resources.max_concurrent),
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
-            ),
-            run_config=tune.RunConfig(
-                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-                storage_path=str(self.folder.ray),
-                callbacks=[Recording(recorder, self.watch, self._show)],
-                failure_config=tune.FailureConfig(max_failures=self.spec.budget.attempts - 1),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-                verbose=0,
-            ),
-        )
-        tuner.fit()
-        self.watch.check()
-
-    def _scheduler(self) -> Halving | None:
-        if not rungs(self.spec.scheduler, self.spec.longest):
-            return None
-        return Halving(self.spec.scheduler, self.spec.longest, self.ledger.guards())
-
-    def _track(self) -> Recorder:
-        tracker = Tracker(self.uri, self.spec.study_name, self.ledger.identity, self.folder.path)
-        trials = self.ledger.study.get_trials(deepcopy=False)
-        tags = {"lsx.question": self.spec.question, "mlflow.note.content": self.spec.notes or self.spec.question}
-        names = {"lsx.data": "description", "lsx.data_sha256": "sha256"}
-        tags |= {tag: str(self.provenance[name]) for tag, name in names.items() if name in self.provenance}
-        tracker.open_study(self.spec.study_name, tags, {trial.user_attrs.get("run_id", "") for trial in trials})
-        file = self.folder.path / "study.yaml"
-        file.write_text(dump_plain(self.spec.plain()))
-        tracker.attach(tracker.parent, file)
-        return Recorder(self.ledger, tracker, self.folder, rungs(self.spec.scheduler, self.spec.longest))
-
-    def _conclude(self) -> Any:
-        self.recorder = self.recorder or self._track()
-        self.display.update(self.recorder.snapshot())
-        report = conclusion.conclude(self.recorder, self._say, self.watch.check, ui_line(self.uri), self.command)
-        self.folder.discard_scratch()
-        return report
-
-    def _interrupt(self) -> None:
-        if self.recorder is not None:
-            with suppress(LSXError):  # the server may be what is gone; the next start mends the states there
-                self.recorder.interrupt()
-
-    def _result(self, status: Any, started: int, report: Any, aside: Path | None) -> StudyResult:
-        finished = sum(trial.state.is_finished() for trial in self.ledger.study.get_trials(deepcopy=False))
-        return StudyResult(
-            status, self.folder.path, self.uri, finished, self.ledger.planned, started, report=report, aside=aside
-        )
-
-    def _show(self) -> None:
-        now = time.monotonic()
-        if self.recorder is not None and now - self._shown > 1 / FRAMES_A_SECOND:
-            self._shown = now
-            self.display.update(self.recorder.snapshot())
-
-    def _say(self, message: str) -> None:
-        if self.recorder is not None:
-            self.display.update(self.recorder.snapshot(message))
-        else:
-            self.display.update(
-                Snapshot(self.spec.study_name, self.ledger.planned, resumed=self.ledger.resumed, message=message)
-            )
-
-
-@contextmanager
-def signals(watch: Watch) -> Iterator[None]:
-    """Interruptions end the loop at its next safe point; the second one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def note(number: int, _: Any) -> None:
-        watch.signal = number
-        for other, handler in before.items():
-            signal.signal(other, handler)
-
-    for number in SIGNALS:
-        signal.signal(number, note)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def signals_kept(context: Any) -> Iterator[None]:
-    """Enter a context (Ray's) that sets signal handlers of its own, and put back those before."""
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    with context:
-        if main:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        yield

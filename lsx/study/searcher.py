@@ -1,199 +1,149 @@
-"""Ray Tune's hooks: a searcher that suggests, a callback that records, a scheduler that stops.
+"""Ray Tune's hooks: a searcher that suggests, and a callback that records.
 
 They only translate; decisions and records are the recorder's.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.tune import Callback
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher as TuneSearcher
 
-from lsx.study.folder import CHECKPOINT
-from lsx.study.ledger import SEARCH
 from lsx.study.recorder import Recorder
-from lsx.study.sections import Scheduler
+from lsx.study.schedulers import Driverside, study_number
+from lsx.study.watch import Watch
+
+NODE_LOST = ("node has died", "marked dead", "node was terminated", "node died", "preempted")
+"""What Ray says when a trial's machine is gone, in lower case."""
 
 
-class Halt(BaseException):
-    """Ends Tune's loop from one of its safe points; no ``except Exception`` of Tune's may delay it."""
+class Searcher(Driverside, TuneSearcher):
+    """Suggests what the recorder plans. ``metric`` stays unset, so that the scheduler has its own.
 
-
-class Watch:
-    """Why the loop must end, if it must.
-
-    An error inside of a Tune callback would be blamed on a trial or lost: it is kept here and raised between two steps.
-
-    Attributes:
-        fault: the first error in a callback.
-        signal: the signal that asked for the end.
+    Args:
+        recorder: plans trials.
+        watch: knows which are out there.
+        limit: how many may be, at the moment: nodes come and go.
+        extras: what every assignment gets in addition.
     """
 
-    def __init__(self) -> None:
-        self.fault: Exception | None = None
-        self.signal: int | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether the loop must end."""
-        return self.fault is not None or self.signal is not None
-
-    def check(self) -> None:
-        """Raises Halt when the loop must end."""
-        if self.over:
-            raise Halt
-
-    def run(self, action: Callable[[], Any], otherwise: Any = None) -> Any:
-        """Do something unless the loop must end; an error ends it."""
-        if self.over:
-            return otherwise
-        try:
-            return action()
-        except Exception as error:
-            self.fault = error
-            return otherwise
-
-
-class _Driver:
-    """Lives in the driver; Tune pickles and copies it for restorations that never happen."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __deepcopy__(self, _: Any) -> Any:
-        return self
-
-
-class Searcher(_Driver, TuneSearcher):
-    """Suggests what the recorder plans. ``metric`` stays unset, so that the scheduler has its own."""
-
-    def __init__(self, recorder: Recorder, watch: Watch) -> None:
+    def __init__(self, recorder: Recorder, watch: Watch, limit: Callable[[], int], extras: dict[str, Any]) -> None:
         super().__init__(metric=None, mode=None)
-        self._recorder = recorder
-        self._watch = watch
+        self._recorder, self._watch, self._limit, self._extras = recorder, watch, limit, extras
 
     def suggest(self, trial_id: str) -> Any:
-        """The next assignment, or ``FINISHED``."""
-        assignment = self._watch.run(self._recorder.begin)
-        return TuneSearcher.FINISHED if assignment is None else assignment
+        """The next assignment; None when there is none for now; ``FINISHED`` when there will be none any more."""
+        return self._watch.run(self._suggest, TuneSearcher.FINISHED)
+
+    def _suggest(self) -> Any:
+        live = self._watch.live
+        if self._watch.reason or len(live) >= self._limit():
+            return None
+        assignment = self._recorder.begin()
+        if assignment is None:  # a trial out there may come back, to be started again
+            return None if live else TuneSearcher.FINISHED
+        live.add(assignment["number"])
+        return assignment | self._extras
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: :class:`Recording` knows the trial's number and the error's text."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal has everything."""
+        """Nothing: the storage has everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the journal has everything."""
+        """Nothing: the storage has everything."""
 
 
-class Recording(_Driver, Callback):
-    """Tells the recorder what happens to trials, and the display what it looks like."""
+class Recording(Driverside, Callback):
+    """Tells the recorder what happens to trials, and the display what it looks like.
 
-    def __init__(self, recorder: Recorder, watch: Watch, show: Callable[[], None]) -> None:
-        self._recorder = recorder
-        self._watch = watch
-        self._show = show
+    Args:
+        recorder: of the study.
+        watch: of the loop.
+        between: called between two steps of the loop.
+        ask: tells the trials that the study stops.
+    """
+
+    def __init__(
+        self, recorder: Recorder, watch: Watch, between: Callable[[], None], ask: Callable[[], None] = lambda: None
+    ) -> None:
+        self._recorder, self._watch, self._between, self._ask = recorder, watch, between, ask
+        self._lost: set[int] = set()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Redraw; leave the loop if it must end."""
-        self._watch.run(self._show)
+        """Redraw, kill what hangs, leave the loop if it must end."""
+        self._watch.run(self._between)
+        self._watch.run(lambda: self._end_stalled(trials))
+        self._watch.tell(self._ask)
         self._watch.check()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Count the start, and give the trial the failures that it has left over all drivers."""
+        number = study_number(trial)
 
         def start() -> None:
-            left = self._recorder.started(_number(trial))
+            left = self._recorder.started(number, excused=number in self._lost)
+            self._lost.discard(number)
             trial.max_failures = trial.run_metadata.num_failures + left
 
         self._watch.run(start)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A failure after which Tune starts the trial again."""
+        if _node_lost(trial.error_file):
+            self._lost.add(study_number(trial))
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Record an epoch."""
-        if "position" in result:
-            self._watch.run(lambda: self._recorder.report(_number(trial), result))
+        """Record a sign of life, or an epoch."""
+        if "history" in result or "pulse" in result:
+            self._watch.run(lambda: self._recorder.report(study_number(trial), result))
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         """Record where the checkpoint lies; Tune deletes the one before only after this."""
-        self._watch.run(lambda: self._recorder.checkpointed(_number(trial), f"{checkpoint.path}/{CHECKPOINT}"))
+        self._watch.run(lambda: self._recorder.checkpointed(study_number(trial), checkpoint.path))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the end."""
-        self._watch.run(lambda: self._recorder.finish(_number(trial), trial.last_result or {}))
+        self._watch.run(lambda: self._recorder.finish(study_number(trial), trial.last_result or {}))
+        self._watch.live.discard(study_number(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Record a failure that no further start is left for."""
-        self._watch.run(lambda: self._recorder.fail(_number(trial), _reason(trial.error_file), trial.error_file))
+        """Record a failure that no further start is left for; the loss of a node is none."""
+        number = study_number(trial)
+        if _node_lost(trial.error_file):
+            self._lost.add(number)
+            self._watch.run(lambda: self._recorder.excuse(number))
+        else:
+            self._watch.run(lambda: self._recorder.fail(number, _reason(trial.error_file), trial.error_file))
+        self._watch.live.discard(number)
+
+    def _end_stalled(self, trials: list[Any]) -> None:
+        """Kill the workers of trials that give no sign of life; Tune sees a dead worker and starts the trial again."""
+        for number in self._recorder.stalled():
+            for trial in trials:
+                if study_number(trial) == number and trial.temporary_state.ray_actor is not None:
+                    self._recorder.note_stall(number)
+                    ray.kill(trial.temporary_state.ray_actor)
 
 
-class Halving(_Driver, AsyncHyperBandScheduler):
-    """ASHA (Li et al. 2020) that spares reference trials and remembers earlier drivers' trials.
-
-    Args:
-        settings: of the study.
-        epochs: the longest trial; no rung is at its end, where stopping saves nothing.
-        history: trial number to position to guard metric, from earlier drivers.
-    """
-
-    def __init__(self, settings: Scheduler, epochs: int, history: Mapping[int, Mapping[int, float]]) -> None:
-        super().__init__(
-            time_attr="position",
-            metric="guard",
-            mode="max" if settings.direction == "maximize" else "min",
-            max_t=max(settings.grace_epochs, epochs - 1),
-            grace_period=settings.grace_epochs,
-            reduction_factor=settings.reduction_factor,
-            stop_last_trials=False,
-        )
-        self._sign = 1.0 if settings.direction == "maximize" else -1.0
-        for number, values in sorted(history.items()):
-            for position in sorted(values):
-                self._judge(number, position, values[position])
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stop a search trial that is not among the best at its rung."""
-        known = result.get("guard") is not None and "position" in result
-        if trial.config["role"] != SEARCH or not known:
-            return str(TrialScheduler.CONTINUE)
-        return self._judge(_number(trial), result["position"], result["guard"])
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing: the last epoch was judged when it was reported."""
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing is kept per Tune trial."""
-
-    def _judge(self, number: int, position: int, guard: float) -> str:
-        # By the study's number: a trial that is taken up again is another trial to Tune.
-        key: Any = SimpleNamespace(trial_id=number)
-        decision = self._brackets[0].on_result(key, position, self._sign * guard)
-        return str(decision)
-
-
-def rungs(settings: Scheduler, epochs: int) -> list[int]:
-    """Positions at which the scheduler decides; none at the last epoch, where stopping saves nothing."""
-    if settings.type == "none":
-        return []
-    count = int(math.log(epochs / settings.grace_epochs, settings.reduction_factor)) + 1 if epochs else 0
-    positions = (math.ceil(settings.grace_epochs * settings.reduction_factor**index) for index in range(count))
-    return [position for position in positions if position < epochs]
-
-
-def _number(trial: Any) -> int:
-    return int(trial.config["number"])
+def _node_lost(path: str | None) -> bool:
+    text = _text(path).lower()
+    return any(words in text for words in NODE_LOST)
 
 
 def _reason(path: str | None) -> str:
     """The last line of a traceback."""
+    lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
+    return lines[-1] if lines else "the worker process was lost"
+
+
+def _text(path: str | None) -> str:
     try:
         with open(path or "", encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file if line.strip()]
+            return file.read()
     except OSError:
-        lines = []
-    return lines[-1] if lines else "the worker process was lost"
+        return ""

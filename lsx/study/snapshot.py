@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Status = Literal["running", "complete", "pruned", "failed"]
+Status = Literal["running", "waiting", "complete", "pruned", "failed"]
 Direction = Literal["maximize", "minimize"]
 
 
@@ -16,7 +16,7 @@ class TrialView:
         number: the trial's number in the study, from 0.
         name: readable name, one line.
         role: ``search``, or the reference trial's name.
-        status: where it stands.
+        status: where it stands; waiting: to be started again.
         stage: the running stage; None before the first epoch.
         position, total: epochs finished and planned over all stages.
         metrics: latest figures by name; a complete trial's objectives are among them.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -94,6 +95,8 @@ class Dimension(BaseModel):
             return None
         if self.log:
             return f"step {self.step} cannot be had on a log scale; leave out one of both"
+        if self.points is not None:
+            return f"points {self.points} cannot be had beside step {self.step}; leave out one of both"
         if self.step <= 0:
             return f"step {self.step} must be above 0"
         if (high - low) / self.step > MOST_STEPS:
@@ -112,10 +115,15 @@ class Dimension(BaseModel):
         return self.low <= value <= self.high and (step is None or _whole((value - self.low) / step))
 
     def cast(self, value: Any) -> Value:
-        """A contained value in the dimension's own type."""
+        """A contained value in the dimension's own type, on its step without rounding errors."""
         if self.choices is not None:
             return self.choices[self.choices.index(value)]
-        return int(value) if self.type == "int" else float(value)
+        if self.type == "int":
+            return int(value)
+        if self.step is None or self.low is None:
+            return float(value)
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        return float(low + round((value - self.low) / self.step) * step)
 
     def samples(self) -> dict[str, Value]:
         """Values that stand for all: the choices, or both bounds and something between; each with its name."""
@@ -139,7 +147,7 @@ class Dimension(BaseModel):
         step: Any = self.step
         if self.type == "int":
             return trial.suggest_int(name, low, high, step=step or 1, log=self.log)
-        return trial.suggest_float(name, low, high, step=step, log=self.log)
+        return self.cast(trial.suggest_float(name, low, high, step=step, log=self.log))
 
 
 def _whole(value: float) -> bool:

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +12,14 @@ from pydantic import BaseModel, Field, ValidationError
 from lsx.config import Config, Seed
 from lsx.errors import StudyError, unknown
 from lsx.study import declaration
-from lsx.study.layers import Document, normal, with_profile
+from lsx.study.credentials import redacted
+from lsx.study.layers import normal, with_profile
+from lsx.study.overrides import Overridden, overridden
 from lsx.study.sections import Budget, Constraint, Objective, Resources, Sampler, Scheduler, Section
 from lsx.study.space import Dimension, Space
 from lsx.study.yamlines import Fault, Lines, parse
 
-_NOT_IN_FILES = {"profile", "source"}
+_NOT_IN_FILES = {"profile", "source", "overrides"}
 _SLUG = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -29,6 +31,7 @@ class StudySpec(Section):
         name: slug; the file's stem by default.
         profile: the profile that was laid over the file; None for the file as it is.
         source: what :func:`load` was asked for; empty for a study that is not from a file.
+        overrides: what was laid over file and profile, ``KEY=VALUE``; see :func:`lsx.study.overrides.overridden`.
         question: what the study asks.
         settings: dotted Config key to the value that all trials share.
         space: dotted Config key to its dimensions.
@@ -43,6 +46,7 @@ class StudySpec(Section):
     name: Annotated[str, Field(pattern=_SLUG)]
     profile: Annotated[str, Field(pattern=_SLUG)] | None = None
     source: str = ""
+    overrides: tuple[str, ...] = ()
     question: str = ""
     settings: Mapping[str, Any] = {}
     space: Mapping[str, tuple[Dimension, ...]] = {}
@@ -65,9 +69,10 @@ class StudySpec(Section):
 
     @property
     def command(self) -> str:
-        """What runs, resumes and extends the study in a shell."""
+        """What runs, resumes and extends the study in a shell; credentials are left out."""
         profile = "" if self.profile is None else f" --profile {shlex.quote(self.profile)}"
-        return f"python tune.py --study {shlex.quote(self.source or self.name)}{profile}"
+        changes = "".join(f" --set {shlex.quote(redacted(one))}" for one in self.overrides)
+        return f"python tune.py --study {shlex.quote(self.source or self.name)}{profile}{changes}"
 
     @property
     def search_space(self) -> Space:
@@ -139,25 +144,30 @@ class StudySpec(Section):
         return fingerprint
 
     @classmethod
-    def build(cls, content: Mapping[str, Any], profile: str | None = None) -> "StudySpec":
-        """A study from plain data, as a file would hold it.
+    def build(
+        cls, content: Mapping[str, Any], profile: str | None = None, overrides: Sequence[str] = ()
+    ) -> "StudySpec":
+        """A study from plain data, as a file would hold it; arguments are those of :func:`load`.
 
         Raises:
             StudyError: one line: key, what is wrong and what is valid.
         """
         document = with_profile(normal(_named(content), Lines({})), profile)
-        return _validated(document, profile=profile)
+        return _validated(overridden(document, overrides), profile=profile)
 
 
-def load(name_or_path: str | Path, profile: str | None = None) -> StudySpec:
+def load(name_or_path: str | Path, profile: str | None = None, overrides: Sequence[str] = ()) -> StudySpec:
     """Read and check a study file.
 
     Args:
         name_or_path: ``NAME`` for ``studies/NAME.yaml`` in the working folder or beside ``tune.py``, or a path.
         profile: one of the file's profiles, laid over it.
+        overrides: texts ``KEY=VALUE``, laid over file and profile in order; see
+            :func:`lsx.study.overrides.overridden`.
 
     Raises:
-        StudyError: one line: file, line number, key, what is wrong and what is valid.
+        StudyError: one line: file, line number, key, what is wrong and what is valid; or ``--set KEY=VALUE``, what is
+            wrong and what is valid, where an override is to blame.
     """
     path = find(name_or_path)
     try:
@@ -171,7 +181,7 @@ def load(name_or_path: str | Path, profile: str | None = None) -> StudySpec:
     try:
         document = normal(_named(content), lines)
         lines = document.lines
-        document = with_profile(document, profile)
+        document = overridden(with_profile(document, profile), overrides)
         lines = document.lines
         return _validated(document, path.stem, profile, str(name_or_path))
     except Fault as fault:
@@ -193,8 +203,12 @@ def find(name_or_path: str | Path) -> Path:
     for folder in folders:
         if (path := folder / f"{given}.yaml").is_file():
             return path
-    names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
-    raise StudyError(f"{unknown('study', name_or_path, names)}; or the path of a .yaml file")
+    raise StudyError(f"{unknown('study', name_or_path, shipped())}; or the path of a .yaml file")
+
+
+def shipped() -> list[str]:
+    """Names of the studies in the working folder's ``studies/`` and beside ``tune.py``."""
+    return sorted({path.stem for folder in (Path("studies"), STUDIES) for path in folder.glob("*.yaml")})
 
 
 def _named(content: Any) -> Any:
@@ -218,15 +232,25 @@ def _shown(path: Path) -> str:
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
 
 
-def _validated(document: Document, name: str = "study", profile: str | None = None, source: str = "") -> StudySpec:
+def _validated(document: Overridden, name: str = "study", profile: str | None = None, source: str = "") -> StudySpec:
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "study"
+    origin = {"profile": profile, "source": source, "overrides": document.texts}
+    try:
+        spec = _checked({"name": name} | document.content, origin)
+    except Fault as fault:
+        raise document.explained(fault) from None
+    document.check_left(len(spec.reference_trials), spec.budget.trials)
+    return spec
+
+
+def _checked(content: dict[str, Any], origin: Mapping[str, Any]) -> StudySpec:
     from lsx.study.checks import check
 
-    content = {"name": re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "study"} | document.content
     _check_keys(content)
     if "baseline" in content.get("reference_trials", {}):
         content.setdefault("baseline", "baseline")
     try:
-        spec = StudySpec.model_validate(content | {"profile": profile, "source": source})
+        spec = StudySpec.model_validate({**content, **origin})
     except ValidationError as error:
         raise _fault(error) from None
     check(spec)

@@ -1,26 +1,27 @@
-"""One trial, in a Ray worker: train, report, evaluate. Nothing here knows Optuna or MLflow."""
+"""One trial, in a Ray worker: train its seeds one after the other, report, evaluate.
 
-import contextlib
-import math
-import tempfile
-import time
+Nothing here knows Optuna or MLflow. Everything that leaves the worker is a report or lies in the checkpoint that goes
+with it, so that a worker needs no folder in common with the driver.
+"""
+
+import errno
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
 
-from lsx import data, gallery, metrics
+from lsx import data, metrics
 from lsx.config import Config
 from lsx.data import Dataset
-from lsx.errors import CheckpointError, LSXError
-from lsx.study.folder import CHECKPOINT
-from lsx.training import Report, Trainer, checkpoint
+from lsx.errors import LSXError
+from lsx.study.luggage import Luggage, Seeded
+from lsx.study.manifest import manifest
+from lsx.study.reporter import Reporter, Stopped
+from lsx.training import Trainer
 
-POINTS = 500  # of a stage's curves; ten thousand epochs of a hundred trials would choke a tracker
-SECONDS_BETWEEN_REPORTS = 2.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _loaded: dict[str, Dataset] = {}
 
@@ -28,93 +29,78 @@ _loaded: dict[str, Dataset] = {}
 def run_trial(assignment: Mapping[str, Any]) -> None:
     """Tune's trainable.
 
-    Reports at every stage's end, at every rung of the scheduler and now and then between, with a checkpoint: the
-    epoch's ``stage``, ``position``, ``total`` and ``metrics``; ``history``, the same of the epochs since the last
-    report; ``guard``, at a rung only; ``picture``, whether a new one is there. At the end ``final``, the validation
-    metrics, with ``reasons``, why some are NaN or leave samples out, or ``failed``, a reason that no repetition mends.
+    Reports (see :class:`lsx.study.reporter.Reporter`) while it trains. Its last report is one of: ``final``, the means
+    of the validation metrics over the seeds, with ``seeds``, ``reasons``, ``curves`` and ``manifest``; ``stopped``,
+    when the driver asked for it; ``failed``, a reason that no repetition mends; ``out_of_memory``, of the GPU;
+    ``no_room``, on the disk.
 
     Args:
-        assignment: ``number``, ``role``, ``config`` (plain), ``guard`` (the scheduler's metric), ``rungs`` (positions),
-            ``folder`` (the trial's), ``checkpoint`` (path, or None) and ``cpus``.
+        assignment: ``number``, ``role``, ``config`` (plain), ``repeats``, ``guard`` (the scheduler's metric), ``rungs``
+            (positions at which it decides), ``checkpoint`` (see :class:`lsx.study.luggage.Luggage`), ``cpus``,
+            ``pulse`` (seconds between signs of life) and ``stop`` (key of the stop word).
     """
     torch.set_num_threads(max(1, int(assignment["cpus"])))
     try:
         _run(assignment)
+    except Stopped:
+        tune.report({"stopped": True})
+    except torch.OutOfMemoryError as error:
+        _release()
+        tune.report({"out_of_memory": " ".join(str(error).split())[:300]})
     except LSXError as error:
-        tune.report({"failed": str(error)})
+        tune.report({"no_room" if _no_room(error.__context__) else "failed": str(error)})
+    except OSError as error:
+        if not _no_room(error):
+            raise
+        tune.report({"no_room": str(error)})
 
 
 def _run(assignment: Mapping[str, Any]) -> None:
     config = Config.build(assignment["config"]).replace({"device": _device(assignment["config"]["device"])})
     dataset = _load(config)
-    reporter = _Reporter(config, dataset, assignment)
-    trainer = _trainer(config, dataset, reporter, assignment["checkpoint"])
+    with Luggage.unpacked(assignment["checkpoint"]) as luggage:
+        while len(luggage.done) < assignment["repeats"]:
+            _train_seed(config, dataset, luggage, assignment)
+        found = luggage.summary()
+        seeds = [config.seed + index for index in range(assignment["repeats"])]
+        record = manifest(
+            config, dataset.provenance, seeds=seeds, threads=torch.get_num_threads(), device=config.device
+        )
+        tune.report({**found, "manifest": record}, checkpoint=luggage.packed())
+
+
+def _train_seed(config: Config, dataset: Dataset, luggage: Luggage, assignment: Mapping[str, Any]) -> None:
+    index = len(luggage.done)
+    config = config.replace({"seed": config.seed + index})
+    reporter = Reporter(config, dataset, assignment, luggage)
+    trainer = _trainer(config, dataset, reporter, luggage)
+    reporter.trainer = trainer
     learner = trainer.run()
+    reporter.evaluating()
     found = metrics.evaluate_with_reasons(learner, dataset, "validation", config)
-    final = {name: float(value) for name, value in found.values.items()}
-    tune.report({"final": final, "reasons": dict(found.reasons)})
+    values = {name: float(value) for name, value in found.values.items()}
+    luggage.finish(Seeded(config.seed, values, dict(found.reasons), reporter.curves), trainer.state())
 
 
-class _Reporter:
-    """The trainer's callback: pictures, checkpoints, reports."""
-
-    def __init__(self, config: Config, dataset: Dataset, assignment: Mapping[str, Any]) -> None:
-        self._config = config
-        self._dataset = dataset
-        self._guard, self._rungs = assignment["guard"], frozenset(assignment["rungs"])
-        self._folder = Path(assignment["folder"])
-        self._start = self._sent = time.monotonic()
-        self._history: list[dict[str, Any]] = []
-
-    def __call__(self, report: Report) -> None:
-        if report.ends_stage:
-            gallery.draw(report.learner, report.stage, self._config, self._dataset, self._folder)
-        if report.ends_stage or report.epoch % math.ceil(report.epochs / POINTS) == 0:
-            metrics = {**report.metrics, "seconds": report.seconds}
-            self._history.append({"stage": report.stage, "position": report.position, "metrics": metrics})
-        if report.ends_stage or report.position in self._rungs or self._due():
-            self._send(report)
-
-    def _due(self) -> bool:
-        """Ever more rarely, so that a trial of a day reports a few hundred times; a loss of 1 % when it is killed."""
-        now = time.monotonic()
-        return now - self._sent >= max(SECONDS_BETWEEN_REPORTS, 0.01 * (now - self._start))
-
-    def _send(self, report: Report) -> None:
-        message = {
-            "stage": report.stage,
-            "position": report.position,
-            "total": report.total,
-            "metrics": dict(report.metrics),
-            "history": self._history,
-            "guard": report.metrics.get(self._guard) if report.position in self._rungs else None,
-            "picture": report.ends_stage,
-        }
-        with tempfile.TemporaryDirectory(prefix="lsx-") as folder:
-            checkpoint.save(report.checkpoint(), Path(folder) / CHECKPOINT)
-            tune.report(message, checkpoint=tune.Checkpoint.from_directory(folder))
-        self._history, self._sent = [], time.monotonic()
-
-
-def _trainer(config: Config, dataset: Dataset, callback: _Reporter, path: str | None) -> Trainer:
+def _trainer(config: Config, dataset: Dataset, reporter: Reporter, luggage: Luggage) -> Trainer:
     """A trainer from the newest checkpoint; a damaged one costs time only, since training is deterministic."""
-    state = None
-    with contextlib.suppress(CheckpointError):
-        state = _state(path)
+    state = luggage.state
     if state is None:
-        return Trainer(config, dataset, callback)
+        return Trainer(config, dataset, reporter, reporter.pulse)
     # The device may be another one than before; all other settings are sealed.
     state["config"]["device"] = config.device
-    return Trainer.resume(state, dataset, callback)
+    return Trainer.resume(state, dataset, reporter, reporter.pulse)
 
 
-def _state(path: str | None) -> dict[str, Any] | None:
-    """Tune's own checkpoint after a crash of the worker, else the one that was assigned."""
-    newest = tune.get_checkpoint()
-    if newest is None:
-        return None if path is None else checkpoint.load(path)
-    with newest.as_directory() as folder:
-        return checkpoint.load(Path(folder) / CHECKPOINT)
+def _no_room(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def _release() -> None:
+    """Give back what a trial that ran out of memory holds: its worker is used again."""
+    _loaded.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _device(wanted: str) -> str:

@@ -1,13 +1,18 @@
 """A study of no network at all: trials whose outcome their settings decide, through real Ray, Optuna and MLflow."""
 
+import math
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lsx.study.folder import CHECKPOINT
+from lsx.study.places import CHECKPOINT, download
 from lsx.study.spec import StudySpec
+from lsx.study.stopping import StopWord
+
+EPOCHS = 4
 
 CONTENT: dict[str, Any] = {
     "name": "fake",
@@ -48,49 +53,71 @@ def report(position: int, total: int = 4, guard: float | None = None, **metrics:
         "position": position,
         "total": total,
         "metrics": metrics,
-        "history": [{"stage": stage, "position": position, "metrics": metrics}],
+        "history": [{"seed_index": 0, "stage": stage, "step": position, "position": position, "metrics": metrics}],
         "guard": guard,
         "picture": False,
     }
 
 
-def final(assignment: Mapping[str, Any]) -> dict[str, Any]:
+def final(assignment: Mapping[str, Any], nan: bool = False) -> dict[str, Any]:
     """Objectives that trade off in λ_e."""
     weight = assignment["config"]["loss"]["lambda_e"]
-    return {"final": {"accuracy": 1 - weight / 200, "ridge": 1 / (1 + weight)}}
+    found = {"accuracy": 1 - weight / 200, "ridge": math.nan if nan else 1 / (1 + weight)}
+    return {"final": found, "seeds": {name: [value] for name, value in found.items()}}
 
 
 def run_fake(assignment: Mapping[str, Any]) -> None:
     """Four epochs of nothing, resumable.
 
-    Environment variables make it slow (FAKE_SECONDS an epoch), wrong at every start (FAKE_CRASHES) or dead at its
-    first (FAKE_DEATHS): ``3@2`` is trial 3 in epoch 2.
+    Environment variables make it slow (FAKE_SECONDS an epoch), wrong at every start (FAKE_CRASHES), dead at its first
+    (FAKE_DEATHS), without a sign of life at every start (FAKE_HANGS) or NaN at the end (FAKE_NANS): ``3@2`` is trial 3
+    in epoch 2. FAKE_STARTS names a folder where each start is noted, with the epoch that it began from.
     """
     from ray import tune
 
-    number, folder = assignment["number"], Path(assignment["folder"])
-    with (folder / "starts.txt").open("a") as file:
-        file.write(f"{_position(assignment)}\n")
-    again = len((folder / "starts.txt").read_text().split()) > 1
-    for position in range(_position(assignment) + 1, 5):
-        time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
-        if f"{number}@{position}" in os.environ.get("FAKE_CRASHES", "").split():
+    number, begun = assignment["number"], _position(assignment)
+    stop = StopWord(assignment["stop"])
+    notes = Path(os.environ["FAKE_STARTS"]) / f"{number:04d}.txt"
+    with notes.open("a") as file:
+        file.write(f"{begun}\n")
+    again = len(notes.read_text().split()) > 1
+    for position in range(begun + 1, EPOCHS + 1):
+        here = f"{number}@{position}"
+        _wait(float(os.environ.get("FAKE_SECONDS", "0")), stop)
+        if here in os.environ.get("FAKE_CRASHES", "").split():
             raise RuntimeError(f"boom in trial {number}")
-        if f"{number}@{position}" in os.environ.get("FAKE_DEATHS", "").split() and not again:
+        if here in os.environ.get("FAKE_DEATHS", "").split() and not again:
             os._exit(1)
-        made = folder / "made"
-        made.mkdir(exist_ok=True)
-        (made / CHECKPOINT).write_text(str(position))
-        tune.report(report(position), checkpoint=tune.Checkpoint.from_directory(made))
-    tune.report(final(assignment))
+        if here in os.environ.get("FAKE_HANGS", "").split():
+            time.sleep(3600)
+        if stop.said():
+            tune.report({"stopped": True})
+            return
+        with tempfile.TemporaryDirectory() as made:
+            Path(made, CHECKPOINT).write_text(str(position))
+            tune.report(report(position), checkpoint=tune.Checkpoint.from_directory(made))
+    tune.report(final(assignment, nan=str(number) in os.environ.get("FAKE_NANS", "").split()))
+
+
+def _wait(seconds: float, stop: StopWord) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not stop.said():
+        time.sleep(0.02)
 
 
 def _position(assignment: Mapping[str, Any]) -> int:
+    """Of the newest checkpoint: Tune's own, or the one that an earlier driver left."""
     from ray import tune
 
     newest = tune.get_checkpoint()
-    path = Path(newest.path, CHECKPOINT) if newest else assignment["checkpoint"]
-    return int(Path(path).read_text()) if path else 0
+    with tempfile.TemporaryDirectory() as made:
+        if newest is not None:
+            newest.to_directory(made)
+        elif assignment["checkpoint"] is not None:
+            download(assignment["checkpoint"], Path(made))
+        else:
+            return 0
+        return int(Path(made, CHECKPOINT).read_text())
 
 
 def main() -> int:
@@ -98,6 +125,8 @@ def main() -> int:
     from lsx.study import cli, runner
 
     runner.run_trial = run_fake
+    os.environ.setdefault("FAKE_STARTS", str(Path.cwd() / "starts"))
+    Path(os.environ["FAKE_STARTS"]).mkdir(exist_ok=True)
     return cli.main()
 
 

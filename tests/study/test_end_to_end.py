@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial
 from lsx import Config, load_data, load_learner
 from tests.study import drive
 
-NAME = "decoy_mnist-smoke"
-COMMAND = [str(drive.ROOT / "tune.py"), "--study", "decoy_mnist", "--profile", "smoke", "--trials", "3"]
+NAME = "decoy_mnist-quick"
+COMMAND = [str(drive.ROOT / "tune.py"), "--study", "decoy_mnist", "--profile", "quick", "--trials", "3"]
 
 
 def test_killed_resumed_and_complete(tmp_path: Path) -> None:

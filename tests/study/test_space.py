@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from lsx.errors import StudyError
+from lsx.study import grid
 from lsx.study.space import Dimension, Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -154,3 +155,61 @@ def test_a_variant_without_a_condition_overlaps_with_every_other():
 def test_a_categorical_dimension_has_no_bounds():
     with pytest.raises(ValidationError, match="low does not belong to a categorical dimension"):
         Dimension(type="categorical", choices=("a",), low=1)
+
+
+def test_points_do_not_go_with_a_step():
+    with pytest.raises(ValidationError, match="points 3 cannot be had beside step"):
+        Dimension(type="float", low=0, high=1, step=0.5, points=3)
+
+
+def test_values_on_a_step_carry_no_rounding_error():
+    dimension = Dimension(type="float", low=0.1, high=0.7, step=0.1)
+    assert dimension.cast(0.1 + 2 * 0.1) == 0.3
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    asked = {dimension.ask(study.ask(), "x") for _ in range(60)}
+    assert asked == {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7} == set(grid.levels(dimension, coarse=False))
+
+
+@pytest.mark.parametrize(
+    ("dimension", "values"),
+    [
+        (Dimension(type="categorical", choices=("b", "a")), ["b", "a"]),
+        (Dimension(type="int", low=2, high=8, step=3), [2, 5, 8]),
+        (Dimension(type="int", low=1, high=100, log=True, points=3), [1, 10, 100]),
+        (Dimension(type="int", low=1, high=3, points=9), [1, 2, 3]),
+        (Dimension(type="float", low=0, high=0.6, points=3), [0, 0.3, 0.6]),
+        (Dimension(type="float", low=1e-4, high=1e-1, log=True, points=4), [1e-4, 1e-3, 1e-2, 1e-1]),
+    ],
+)
+def test_what_a_grid_takes_of_a_dimension(dimension, values):
+    taken = grid.levels(dimension, coarse=True)
+    assert list(taken) == values and grid.size(dimension, coarse=True) == len(values)
+    assert all(dimension.contains(value) and type(value) is type(dimension.cast(value)) for value in taken)
+
+
+def test_only_a_grid_takes_points_for_all():
+    assert grid.size(Dimension(type="int", low=1, high=100, points=3), coarse=False) == 100
+    assert grid.size(Dimension(type="float", low=1, high=100, points=3), coarse=False) is None
+
+
+def test_inactive_dimensions_do_not_multiply():
+    space = Space(
+        {
+            "explainer.steps": SPACE["explainer.steps"],  # 13, of one of three methods
+            "explainer.method": SPACE["explainer.method"],
+            "critic.batches": SPACE["critic.batches"],  # 4
+            "explainer.normalization": SPACE["explainer.normalization"],  # 2, of two of three methods
+        }
+    )
+    every = list(grid.points(space, coarse=False))
+    assert grid.count(space, coarse=False) == len(every) == 4 * (2 + 13 * 2 + 1)
+    assert len({frozenset(point.items()) for point in every}) == len(every)
+    assert all({one.key for one in space.active(point)} == point.keys() for point in every)
+
+
+def test_a_space_of_too_many_points_counts_as_infinite():
+    wide = {f"key{index}": (Dimension(type="int", low=0, high=9),) for index in range(5)}
+    assert grid.count(Space(wide), coarse=False) == grid.MOST_POINTS
+    one = (Dimension(type="int", low=0, high=1, when={"key0": 0}),)
+    assert grid.count(Space(wide | {"one": one}), coarse=False) is None
+    assert grid.count(Space(SPACE), coarse=False) is None  # a range
