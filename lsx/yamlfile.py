@@ -14,6 +14,8 @@ Path = tuple[Hashable, ...]
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 _INTEGER = 2**63
+MOST_VALUES = 100_000
+"""Values of a document, each as often as aliases repeat it: few bytes of aliases can stand for millions."""
 
 
 class YAMLFault(LSXError):
@@ -88,7 +90,7 @@ def load_lines(text: str) -> tuple[Any, dict[Path, int]]:
 
     Raises:
         YAMLFault: not YAML, a duplicate key, a key that is no text, data that is not plain, an alias inside of its
-            own anchor, or too many levels.
+            own anchor, too many levels or values.
     """
     try:
         loader = _Loader(text)
@@ -96,7 +98,13 @@ def load_lines(text: str) -> tuple[Any, dict[Path, int]]:
             node = loader.get_single_node()
             if node is None:
                 return None, {}
-            lines = dict(_walk(node, (), ()))
+            lines: dict[Path, int] = {}
+            for path, line in _walk(node, (), ()):
+                lines[path] = line
+                if len(lines) > MOST_VALUES:
+                    raise YAMLFault(
+                        line, f"more than {MOST_VALUES:,} values, aliases counted as often as they stand here"
+                    )
             return loader.construct_document(node), lines
         finally:
             loader.dispose()

@@ -12,6 +12,7 @@ from lsx.errors import LSXError
 
 if TYPE_CHECKING:
     from lsx.study.runner import StudyResult
+    from lsx.study.spec import StudySpec
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 ONCE = ("--fresh", "--dry-run")
@@ -84,7 +85,7 @@ def _run(args: argparse.Namespace) -> int:
     display = Display()
     _say(f"lsx: study {spec.study_name}: loading Ray, Optuna and MLflow", display.console)
     if args.dry_run:
-        return _rehearse(args, display)
+        return _rehearse(args, spec, display.console)
     from lsx.study.runner import run
 
     result = run(
@@ -105,8 +106,32 @@ def _run(args: argparse.Namespace) -> int:
     return _tell(result, spec.study_name, display.console)
 
 
-def _rehearse(args: argparse.Namespace, display: object) -> int:
-    raise NotImplementedError
+def _rehearse(args: argparse.Namespace, spec: "StudySpec", console: Console) -> int:
+    """Check and estimate; 2 when something would keep the study from running."""
+    from lsx.study import whereabouts
+    from lsx.study.dryrun import dry_run
+    from lsx.study.folder import StudyFolder
+
+    where = whereabouts.find(
+        StudyFolder(args.folder, spec.study_name),
+        tracking_uri=args.tracking_uri,
+        storage=args.storage,
+        optuna_storage=args.optuna_storage,
+        fresh=args.fresh,
+    )
+    found = dry_run(
+        whereabouts.equipped(spec, gpus_per_trial=args.gpus_per_trial, trials=args.trials),
+        tracking_uri=where.tracking_uri,
+        storage=where.storage,
+        folder=args.folder,
+        optuna_storage=where.optuna_storage,
+        address=args.address,
+        slots=args.max_concurrent,
+    )
+    console.print(found.renderable)
+    for fault in found.faults:
+        _say(f"lsx: {fault}", Console(stderr=True))
+    return USAGE_ERROR if found.faults else 0
 
 
 def _tell(result: "StudyResult", name: str, console: Console) -> int:

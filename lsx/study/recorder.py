@@ -82,6 +82,7 @@ class Recorder:
         """Count a start of the trial, unless it is ``excused`` (its node was lost); returns how many more it has."""
         attempts = int(self._attribute(number, "attempts", 0)) + (not excused)
         self.ledger.note(number, attempts=attempts)
+        self._stalls.pop(number, None)
         self._seen[number] = time.monotonic()
         return max(0, self.ledger.spec.budget.attempts - attempts)
 
@@ -139,7 +140,8 @@ class Recorder:
         self.ledger.fail(number, reason)
 
     def excuse(self, number: int) -> None:
-        """The trial's node was lost, which is no failure of the trial: it is started again."""
+        """The trial's node was lost, which is no failure of the trial: it is started again, and loses no start."""
+        self._uncount(number)
         self.ledger.retry(number)
         self._views[number] = replace(self._views[number], status="waiting", reason="its node was lost; again")
 
@@ -161,12 +163,12 @@ class Recorder:
     def interrupt(self) -> None:
         """End this driver's part: running trials wait, with their checkpoints, for the next one."""
         interrupted = self.running
+        for number in interrupted:
+            self._uncount(number)
         for number in (*interrupted, *self.ledger.orphans):
             self.outbox.log(number, {}, tags={"lsx.status": "interrupted"})
             self.outbox.end(number, "KILLED")
         self.outbox.end(None, "KILLED")
-        for number in interrupted:
-            self.ledger.note(number, attempts=max(0, self._attribute(number, "attempts", 0) - 1))
 
     @property
     def running(self) -> list[int]:
@@ -281,7 +283,7 @@ class Recorder:
         if not self.ledger.retry_alone(number):
             self.fail(number, f"out of GPU memory, also alone on its card: {reason}")
             return
-        self.ledger.note(number, attempts=max(0, self._attribute(number, "attempts", 0) - 1))
+        self._uncount(number)
         self._views[number] = replace(self._views[number], status="waiting", reason="out of memory; again, alone")
 
     def _why(self, metrics: Mapping[str, float], reasons: Mapping[str, str]) -> str:
@@ -307,6 +309,10 @@ class Recorder:
         self.outbox.log(number, {}, tags=tags)
         self.outbox.end(number, {"complete": "FINISHED", "pruned": "KILLED"}.get(status, "FAILED"))  # type: ignore[arg-type]
         self._views[number] = replace(self._views[number], status=status, reason=reason)
+
+    def _uncount(self, number: int) -> None:
+        """The trial's last start counts for nothing."""
+        self.ledger.note(number, attempts=max(0, self._attribute(number, "attempts", 0) - 1))
 
     def _progress(self, number: int) -> int:
         return int(self._attribute(number, "progress", {}).get("position", 0))

@@ -172,10 +172,9 @@ def _short_path(path: Path) -> Path:
 
 def _tune(command: str, action: str) -> str:
     """The command that did the study, doing something else with it."""
-    study = re.search(r"--study[ =](\S+)", command)
-    profile = re.search(r"--profile[ =](\S+)", command)
-    words = [f"--study {study[1]}" if study else "", f"--profile {profile[1]}" if profile else ""]
-    return f"python tune.py {action} {' '.join(word for word in words if word)}"
+    program, _, rest = command.partition(" --")
+    flags = [re.search(rf"--{name}[ =](\S+)", f"--{rest}") for name in ("study", "profile", "folder")]
+    return " ".join([program, action, *(found[0] for found in flags if found)])
 
 
 def _nothing(study: optuna.Study, spec: StudySpec) -> str:

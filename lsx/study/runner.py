@@ -1,6 +1,5 @@
 """A study from its file to its end."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from lsx.data.pool import Pool
 from lsx.data.shared import Key, loaded, remembering
 from lsx.errors import LSXError, StudyError
-from lsx.study import quiet
+from lsx.study import quiet, whereabouts
 from lsx.study.checks import preflight
 from lsx.study.credentials import redacted
 from lsx.study.display import Display
@@ -26,7 +25,6 @@ quiet.prepare()
 from lsx.study import optunastore  # noqa: E402
 from lsx.study.driver import Driver, Surroundings  # noqa: E402
 from lsx.study.ledger import Ledger  # noqa: E402
-from lsx.study.stores import default_uri, refuse  # noqa: E402
 from lsx.study.trial import run_trial  # noqa: E402
 
 quiet.hush()
@@ -106,16 +104,13 @@ def run(
         StudyError: one line: what is wrong, and what to do.
     """
     spec = study if isinstance(study, StudySpec) else load(study, profile, overrides)
-    changes = {"max_concurrent": max_concurrent, "gpus_per_trial": gpus_per_trial}
-    changed = spec.resources.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    spec = spec.model_copy(update={"resources": changed})
+    spec = whereabouts.equipped(spec, max_concurrent=max_concurrent, gpus_per_trial=gpus_per_trial)
     budget = spec.budget.time if time_budget is None else _seconds(time_budget)
     place = StudyFolder(folder, spec.study_name)
-    known = {} if fresh else place.surroundings
-    uri = tracking_uri or _remembered(known, "tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
-    refuse(uri)
-    database = optuna_storage or _remembered(known, "optuna_storage")
-    root = storage or _remembered(known, "storage")
+    where = whereabouts.find(
+        place, tracking_uri=tracking_uri, storage=storage, optuna_storage=optuna_storage, fresh=fresh
+    )
+    uri, database, root = where.tracking_uri, where.optuna_storage, where.storage
     provenance, pools, missing = _preflight(spec)
     if missing is not None and (fresh or not place.begun):
         raise missing
@@ -220,17 +215,6 @@ def _seconds(text: float | str) -> float:
         raise StudyError(f"time budget: {error}") from None
     assert isinstance(found, float)
     return found
-
-
-def _remembered(known: Mapping[str, Any], name: str) -> str | None:
-    """Where the study was before; what had credentials must be said again."""
-    value: str | None = known.get(name)
-    if value is not None and value.startswith("sqlite:///") and not Path(value.removeprefix("sqlite:///")).exists():
-        return None  # everything was moved together
-    if value is not None and "***" in value:
-        flag = f"--{name.replace('_', '-')}"
-        raise StudyError(f"the study's {name.replace('_', ' ')} is {value!r}; give {flag} again, with its credentials")
-    return value
 
 
 def _preflight(spec: StudySpec) -> tuple[Mapping[str, Any], Mapping[Key, Pool], StudyError | None]:

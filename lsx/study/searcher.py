@@ -115,7 +115,6 @@ class Recording(Driverside, Callback):
         """Record a failure that no further start is left for; the loss of a node is none."""
         number = study_number(trial)
         if _node_lost(trial.error_file):
-            self._lost.add(number)
             self._watch.run(lambda: self._recorder.excuse(number))
         else:
             self._watch.run(lambda: self._recorder.fail(number, _reason(trial.error_file), trial.error_file))
@@ -131,7 +130,8 @@ class Recording(Driverside, Callback):
 
 
 def _node_lost(path: str | None) -> bool:
-    text = _text(path).lower()
+    """Whether the last failure was the node's; Tune appends one to the other."""
+    text = _text(path).rpartition("Failure # ")[2].lower()
     return any(words in text for words in NODE_LOST)
 
 

@@ -1,5 +1,6 @@
-"""A driver without Ray and MLflow: a real journal, a recorder, and a tracker that remembers."""
+"""A driver without Ray and MLflow: a real journal, a recorder, and an outbox that remembers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +12,94 @@ from tests.study import fakes
 
 quiet.prepare()
 
+from lsx.study import optunastore  # noqa: E402
 from lsx.study.folder import StudyFolder  # noqa: E402
 from lsx.study.ledger import Ledger  # noqa: E402
+from lsx.study.places import CHECKPOINT, Storage  # noqa: E402
 from lsx.study.recorder import Recorder  # noqa: E402
 
+PARENT = "parent"
 
-class FakeTracker:
-    """Remembers what it is told, and how the journal stood when a run was ended."""
 
-    uri, parent = "fake://", "parent"
+class FakeOutbox:
+    """Remembers what it is told, by ``run<number>`` or ``parent``, and how the journal stood when a run was ended.
 
-    def __init__(self) -> None:
-        self.states: dict[str, str] = {"parent": "RUNNING"}
+    Args:
+        positions: how far trials have come with earlier drivers.
+    """
+
+    trouble: str | None = None
+    refused = waiting = 0
+    closed = False
+
+    def __init__(self, positions: Mapping[int, int] | None = None) -> None:
+        self.states: dict[str, str] = {PARENT: "RUNNING"}
         self.metrics: dict[str, list[tuple[str, float, int]]] = {}
+        self.params: dict[str, dict[str, Any]] = {}
         self.tags: dict[str, dict[str, Any]] = {}
         self.attached: list[str] = []
         self.journal_at_end: list[TrialState] = []
+        self.positions: dict[int, int] = dict(positions or {})
         self.ledger: Ledger
 
-    def open_trial(self, number: int, name: str, run_id: str | None, params: Any, tags: Any, again: bool) -> str:
-        run_id = run_id or f"run{number}"
-        self.states[run_id] = "RUNNING"
-        return run_id
+    def open_trial(self, number: int, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+        self.states[_run(number)] = "RUNNING"
+        self.params[_run(number)] = dict(params)
+        self.tags.setdefault(_run(number), {}).update(tags)
 
-    def log(self, run_id: str, metrics: dict[str, float], step: int = 0, tags: dict[str, Any] | None = None) -> None:
-        self.metrics.setdefault(run_id, []).extend((name, value, step) for name, value in metrics.items())
-        self.tags.setdefault(run_id, {}).update(tags or {})
+    def log(
+        self,
+        run: int | None,
+        metrics: Mapping[str, float],
+        step: int = 0,
+        tags: Mapping[str, Any] | None = None,
+        position: int | None = None,
+    ) -> None:
+        self.metrics.setdefault(_run(run), []).extend((name, value, step) for name, value in metrics.items())
+        self.tags.setdefault(_run(run), {}).update(tags or {})
+        if run is not None and position is not None:
+            self.positions[run] = max(position, self.position(run))
 
-    def attach(self, run_id: str, path: Path) -> None:
-        if path.is_file():
-            self.attached.append(f"{run_id}/{path.name}")
+    def attach(self, run: int | None, path: str | Path, folder: str | None = None) -> None:
+        if Path(path).is_file():
+            self.attached.append(f"{_run(run)}/{Path(path).name}")
 
-    def end(self, run_id: str, ending: str) -> None:
-        self.states[run_id] = ending
-        if run_id != self.parent:
-            self.journal_at_end.append(self.ledger.trial(int(run_id.removeprefix("run"))).state)
+    def end(self, run: int | None, ending: str) -> None:
+        self.states[_run(run)] = ending
+        if run is not None:
+            self.journal_at_end.append(self.ledger.trial(run).state)
+
+    def position(self, number: int) -> int:
+        return self.positions.get(number, 0)
+
+    def run_id(self, number: int) -> str | None:
+        return _run(number) if _run(number) in self.states else None
+
+    def flush(self, timeout: float, tick: Any = None) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
 
 
-def driver(path: Path, spec: StudySpec | None = None, trials: int | None = None) -> Recorder:
+def _run(number: int | None) -> str:
+    return PARENT if number is None else f"run{number}"
+
+
+def ledger(path: Path, spec: StudySpec | None = None, trials: int | None = None, name: str = "fake") -> Ledger:
+    """The record in the journal of a study's folder below ``path``."""
+    folder = StudyFolder(path, name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    spec = spec or fakes.spec()
+    return Ledger(spec, optunastore.open_study(spec, folder.journal), trials)
+
+
+def driver(path: Path, spec: StudySpec | None = None, trials: int | None = None, outbox: Any = None) -> Recorder:
     """A driver just started on a study's folder."""
     folder = StudyFolder(path, "fake")
-    folder.path.mkdir(exist_ok=True)
-    tracker: Any = FakeTracker()
-    tracker.ledger = Ledger(spec or fakes.spec(), folder.journal, trials)
-    return Recorder(tracker.ledger, tracker, folder)
+    outbox = outbox or FakeOutbox()
+    outbox.ledger = ledger(path, spec, trials)
+    return Recorder(outbox.ledger, outbox, folder, Storage(folder.ray))
 
 
 def begin(recorder: Recorder) -> dict[str, Any]:
@@ -62,6 +107,16 @@ def begin(recorder: Recorder) -> dict[str, Any]:
     assert assignment is not None
     recorder.started(assignment["number"])
     return assignment
+
+
+def keep(recorder: Recorder, number: int, content: str = "", **files: str) -> Path:
+    """Let a trial's checkpoint, a folder with these files, reach the storage, as Tune takes it there."""
+    made = recorder.folder.ray / "20200101-000000-1" / f"{number:04d}-t" / f"checkpoint_{len(content):06d}"
+    made.mkdir(parents=True, exist_ok=True)
+    for name, text in {CHECKPOINT: content, **files}.items():
+        (made / name).write_text(text)
+    recorder.checkpointed(number, str(made))
+    return made
 
 
 def states(recorder: Recorder) -> list[str]:

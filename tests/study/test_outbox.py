@@ -679,12 +679,13 @@ def test_a_locked_file_makes_entries_wait(make: Callable[..., Tracker], tmp_path
 # ---------------------------------------------------------------- with a real server
 
 
-def test_a_server_that_is_killed_or_frozen_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_killed_frozen_or_slow_misses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # which makes doubles of a run
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (tmp_path / "server").mkdir()
     (tmp_path / "note.txt").write_text("kept")
     with Server(tmp_path / "server") as server:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         tracker = Tracker(server.uri.replace("http://", "http://someone:secret@"), "study", "identity", tmp_path)
         tracker.open_study("name", {}, set())
         outbox = box(tmp_path, tracker)
@@ -695,18 +696,43 @@ def test_a_server_that_is_killed_or_frozen_misses_nothing(tmp_path: Path, monkey
         assert outbox.waiting == 8
         server.start()
         assert outbox.flush(120) and outbox.trouble is None
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         server.freeze()
-        outbox.open_trial(1, "001 name", {"a": 1}, {})
+        outbox.log(0, {"late": 1.0}, 4)
         wait_until(lambda: outbox.trouble)
-        outbox.end(1, "FINISHED")
         server.thaw()
+        assert outbox.flush(120)
+        runs_made = slow_to_open(1, outbox, tracker, server)
+        outbox.end(1, "FINISHED")
         assert outbox.flush(120) and outbox.refused == 0
         outbox.close()
         found = runs(tracker)
         (first,), (second,) = found["0"], found["1"]
+        assert runs_made > 1  # of which the empty ones are gone
         assert (first.info.status, second.info.status) == ("FINISHED", "FINISHED")
-        assert second.data.params == {"a": "1"}
+        assert second.data.params == {"a": "1"} and first.data.metrics["late"] == 1.0
         assert [one.step for one in history(tracker, first, "loss")] == [1, 2, 3]
         assert [math.isnan(one.value) for one in history(tracker, first, "nan")] == [True] * 3
         artifacts = MlflowClient(tracking_uri=tracker.uri).list_artifacts(first.info.run_id)
         assert [one.path for one in artifacts] == ["note.txt"]
+
+
+def slow_to_open(number: int, outbox: Outbox, tracker: Tracker, server: Server) -> int:
+    """Open a trial while the server does what it is asked for, but too late; returns how many runs that made."""
+    asked = []
+    create = tracker._client.create_run
+    tracker._client.create_run = lambda *args, **named: (asked.append(1), create(*args, **named))[1]
+    with closing(sqlite3.connect(server.database)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        outbox.open_trial(number, "001 name", {"a": 1}, {})
+        wait_until(lambda: len(asked) > 2)
+        other.rollback()
+    assert outbox.flush(120)
+
+    def made() -> int:
+        with closing(sqlite3.connect(server.database)) as database:
+            counted = "SELECT count(*) FROM tags WHERE key = 'lsx.trial' AND value = ?"
+            return int(database.execute(counted, [str(number)]).fetchone()[0])
+
+    wait_until(lambda: made() == len(asked))
+    return made()

@@ -34,7 +34,8 @@ SPACE: dict[str, Any] = {
 
 
 def spec(**changes: Any) -> StudySpec:
-    return fakes.spec(**{"space": SPACE, "reference_trials": {}, **changes})
+    settings = {"evaluation.encoder_epochs": 0}
+    return fakes.spec(**{"settings": settings, "space": SPACE, "reference_trials": {}, **changes})
 
 
 def test_extremes_are_at_the_ends_of_all_that_costs() -> None:
@@ -42,7 +43,11 @@ def test_extremes_are_at_the_ends_of_all_that_costs() -> None:
     assert (cheap.pretrain.epochs, slow.pretrain.epochs) == (2, 9)
     assert (cheap.loss.lambda_e, slow.loss.lambda_e) == (0, 10)
     assert (slow.joint.batch_size, slow.finetune.batch_size, cheap.finetune.batch_size) == (16, 8, 32)
-    assert (cheap.explainer.method, slow.explainer.method, slow.explainer.steps) == ("gradcam", "integrated_gradient", 40)
+    assert (cheap.explainer.method, slow.explainer.method, slow.explainer.steps) == (
+        "gradcam",
+        "integrated_gradient",
+        40,
+    )
     assert (cheap.critic.batches, slow.critic.batches) == (2, 6)
 
 
@@ -56,9 +61,9 @@ def test_a_number_that_others_depend_on_is_not_only_at_its_end() -> None:
 
 
 def test_reference_trials_count() -> None:
-    references = {"short": {"stages": ["pretrain"], "pretrain.epochs": 1}, "long": {"finetune.epochs": 900}}
+    references = {"short": {"stages": ["pretrain"], "pretrain.epochs": 1}, "long": {"finetune.epochs": 90_000}}
     cheap, slow = extremes(spec(reference_trials=references))
-    assert cheap.stages == ("pretrain",) and slow.finetune.epochs == 900
+    assert cheap.stages == ("pretrain",) and slow.finetune.epochs == 90_000
 
 
 @pytest.mark.parametrize(
@@ -129,30 +134,22 @@ def one_gpu() -> Iterator[None]:
         ray.shutdown()
 
 
-def test_the_largest_trial_is_measured_on_a_gpu(one_gpu: None, tmp_path: Path) -> None:
-    def measure(plain: Mapping[str, Any], threads: int) -> Measured:
-        gpus = len(ray.get_gpu_ids())
-        return Measured(plain["explainer"]["steps"] * GIB, 100 * GIB, f"{gpus} GPU, {threads} threads")
-
-    found = packing.measure_in_ray(spec(resources={"cpus_per_trial": 2}), measure)
-    assert found == Measured(40 * GIB, 100 * GIB, "1 GPU, 2 threads")
-
-
-def test_the_smallest_card_decides(one_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(tmp_path / "first")
+def test_the_largest_trial_is_measured_on_every_node_and_the_smallest_card_decides(
+    one_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "first"
 
     def measure(plain: Mapping[str, Any], threads: int) -> Measured:
-        import os
-
-        if not os.path.exists(path):
-            open(path, "w").close()
-            return Measured(10 * GIB, 24 * GIB)
-        return Measured(10 * GIB, 80 * GIB)
+        device = f"{len(ray.get_gpu_ids())} GPU, {threads} threads, {plain['explainer']['steps']} steps"
+        total = 80 if path.exists() else 24
+        path.touch()
+        return Measured(10 * GIB, total * GIB, device)
 
     nodes = cluster.nodes()
-    monkeypatch.setattr(cluster, "nodes", lambda: nodes * 2)
-    found = packing.measure_in_ray(spec(), measure)
-    assert (found.total_bytes, found.share) == (24 * GIB, 1.0)
+    monkeypatch.setattr(cluster, "nodes", lambda: nodes * 2)  # the second measurement is that of another card
+    found = packing.measure_in_ray(spec(resources={"cpus_per_trial": 2}), measure)
+    assert found == Measured(10 * GIB, 24 * GIB, "1 GPU, 2 threads, 40 steps")
+    assert (found.share, Measured(10 * GIB, 80 * GIB).share) == (1.0, 0.1666)
 
 
 def test_what_cannot_be_measured_is_one_line(one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +163,7 @@ def test_what_cannot_be_measured_is_one_line(one_gpu: None, monkeypatch: pytest.
     with pytest.raises(StudyError, match=r"^gpus_per_trial auto cannot be measured: no data here$"):
         packing.measure_in_ray(spec(), broken)
     with pytest.raises(StudyError, match="no GPU of the cluster was free for 1 s"):
-        packing.measure_in_ray(spec(), slow, seconds=0.5)
+        packing.measure_in_ray(spec(), slow, seconds=1)
     monkeypatch.setattr(cluster, "nodes", lambda: [{"NodeID": "x", "Alive": True, "Resources": {"CPU": 4.0}}])
     with pytest.raises(StudyError, match="no node of the cluster has a whole GPU"):
         packing.measure_in_ray(spec(), broken)

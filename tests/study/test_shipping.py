@@ -21,7 +21,8 @@ quiet.prepare()
 import ray  # noqa: E402
 from ray import cloudpickle, tune  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
-from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # noqa: E402
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # noqa: E402
+from ray._raylet import Config as RayConfig  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.exceptions import ObjectStoreFullError  # noqa: E402
 
@@ -160,9 +161,10 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Ray of two nodes; yields the identity of the second one, which trials can ask for as ``second``."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Ray caches both, and a study on a Ray of its own may have been run before.
+    # Ray caches all this, and a study on a Ray of its own may have been run before.
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     RayConfig.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         other = nodes.add_node(num_cpus=1, resources={"second": 1}, wait=True)
@@ -170,6 +172,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             yield other.node_id
     finally:
         nodes.shutdown()
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def test_a_node_without_the_files_gets_the_images(config: Config, tmp_path: Path, two_nodes: str) -> None:
