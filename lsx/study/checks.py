@@ -25,7 +25,8 @@ CORNERS = 4096  # of the space, that are looked at before the start; hardly a sp
 SIZES = ("critic.batches", "critic.batch_size")
 DECIDING = (
     *SIZES,
-    *("critic.set", "critic.model", "data.dataset", "data.few_shot_fraction", "model.name", "explainer.method"),
+    *("critic.set", "critic.model", "data.dataset", "data.few_shot_fraction", "data.image_size", "data.mask_kind"),
+    *("model.name", "explainer.method"),
     *("joint.epochs", "finetune.epochs", "loss.lambda_e", "loss.lambda_ft"),
 )
 """Searched settings that decide what a trial loads and builds."""

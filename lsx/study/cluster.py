@@ -9,7 +9,8 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
-from ray._raylet import Config  # type: ignore[attr-defined]
+from ray._private import utils as ray_utils
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import PlacementGroupFactory
@@ -41,9 +42,8 @@ def started(address: str | None = None, images: int = 0) -> Iterator[None]:
     """
     survive_out_of_memory()
     address = address or os.environ.get("RAY_ADDRESS")
-    with quiet.cluster_access(local=address is None):
-        ray_constants.ENABLE_RAY_CLUSTER = address is not None
-        Config.initialize("")  # Ray caches RAY_AUTH_MODE when it is imported; lsx may have set it later
+    with quiet.cluster_access(local=address is None), _reaching_out(address is not None):
+        _forget_authentication()
         options: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False}
         if address is None:
             memory = OBJECT_STORE_BYTES + 2 * images
@@ -51,13 +51,43 @@ def started(address: str | None = None, images: int = 0) -> Iterator[None]:
         else:
             options |= {"address": address}
         try:
-            ray.init(**options)
+            with _signals_left_alone():
+                ray.init(**options)
         except Exception as error:  # anything from a full disk to a dead cluster
             raise StudyError(_why(address, error)) from error
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _reaching_out(beyond: bool) -> Iterator[None]:
+    """Ray reads only at its import whether it may listen beyond the loopback interface."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = beyond
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        _forget_authentication()
+
+
+@contextmanager
+def _signals_left_alone() -> Iterator[None]:
+    """Ray's own handler of SIGTERM, set while Ray starts, would end the driver where it stands."""
+    original = ray_utils.set_sigterm_handler
+    ray_utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        ray_utils.set_sigterm_handler = original
+
+
+def _forget_authentication() -> None:
+    """Ray caches mode and token from its import, or from the Ray before this one."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _why(address: str | None, error: Exception) -> str:

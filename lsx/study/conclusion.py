@@ -64,9 +64,16 @@ def conclude(
     for file in (best, folder.path / "front.png"):
         if file is not None:
             outbox.attach(None, file)
-    outbox.log(None, _summary(view, spec), tags={"lsx.answer": results.answer(view, spec)})
+    ends = [one for trial in view.get_trials(deepcopy=False) if (one := _end(trial)) is not None]
+    answer = {"lsx.answer": results.answer(view, spec)}
+    outbox.log(None, _summary(view, spec), len(ends), answer, at=max(ends, default=None))
     outbox.end(None, ending)
     return results.closing(view, spec, folder.path, tracking_uri, ui_line, command)
+
+
+def _end(trial: FrozenTrial) -> int | None:
+    """When a trial ended, in ms since 1970: a driver that is killed between two steps of this says the same again."""
+    return None if trial.datetime_complete is None else int(trial.datetime_complete.timestamp() * 1000)
 
 
 def _test(recorder: Recorder, trial: FrozenTrial) -> None:
@@ -79,7 +86,7 @@ def _test(recorder: Recorder, trial: FrozenTrial) -> None:
     means = {name: repeats.mean(values) for name, values in found.items()}
     plain = {name: value for name, value in means.items() if math.isfinite(value)}
     logged = plain | repeats.flat(found)
-    recorder.outbox.log(trial.number, {f"test/{name}": value for name, value in logged.items()})
+    recorder.outbox.log(trial.number, {f"test/{name}": value for name, value in logged.items()}, at=_end(trial))
     recorder.ledger.note_late(trial.number, test=plain, test_seeds=found)
 
 
@@ -108,7 +115,8 @@ def _mark(recorder: Recorder, view: Study, front: set[int]) -> None:
     for trial in view.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if (trial.number in before) == (trial.number in front):
             continue
-        outbox.log(trial.number, _against(trial, first, spec), tags={"lsx.front": str(trial.number in front).lower()})
+        tags = {"lsx.front": str(trial.number in front).lower()}
+        outbox.log(trial.number, _against(trial, first, spec), tags=tags, at=_end(trial))
         if trial.number in front:
             for index in range(spec.repeats):
                 outbox.attach(trial.number, recorder.folder.trial(trial.number) / learner_file(index))

@@ -42,6 +42,7 @@ class Display:
         self._updated = 0.0
         self._told: dict[int, str] = {}
         self._message = ""
+        self._troubled = False
         self._panel = Live(
             get_renderable=self._draw, console=self.console, refresh_per_second=REFRESHES, vertical_overflow="crop"
         )
@@ -81,6 +82,9 @@ class Display:
         if snapshot.message and snapshot.message != self._message:
             self._line(snapshot.message)
         self._message = snapshot.message
+        if snapshot.trouble and not self._troubled:  # once: the number changes all the time
+            self._line(_trouble(snapshot))
+        self._troubled = bool(snapshot.trouble)
         known = len(self._told) > 0
         for trial in sorted(snapshot.trials, key=lambda trial: trial.number):
             # Trials of an earlier run are no news when this one starts.
@@ -125,8 +129,8 @@ def _body(snapshot: Snapshot, since: float, room: int) -> Iterable[RenderableTyp
     failure = max(_of(snapshot, "failed"), key=lambda trial: trial.number, default=None)
     if failure is not None:
         yield _text(f"last failure: trial {failure.number}: {failure.reason or 'no reason given'}", "red")
-    if snapshot.message:
-        yield _text(snapshot.message, "yellow")
+    for line in filter(None, (snapshot.message, _trouble(snapshot))):
+        yield _text(line, "yellow")
     if any(best(snapshot, *objective) for objective in snapshot.objectives):
         yield Text("\nbest so far", style="bold")
         yield _best_rows(snapshot)
@@ -202,6 +206,12 @@ def _news(trial: TrialView, snapshot: Snapshot) -> str:
     figures = [f"{metric} {trial.metrics[metric]:.4f}" for metric, _ in snapshot.objectives if metric in trial.metrics]
     detail = trial.reason if trial.status != "complete" else ", ".join(figures)
     return f"{count} trial {trial.number} {trial.status}" + (f": {detail}" if detail else "")
+
+
+def _trouble(snapshot: Snapshot) -> str:
+    if not snapshot.trouble:
+        return ""
+    return f"{snapshot.trouble}; {snapshot.waiting} entries wait on disk, training goes on"
 
 
 def _of(snapshot: Snapshot, status: str) -> list[TrialView]:

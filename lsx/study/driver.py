@@ -21,6 +21,7 @@ from lsx.study.folder import StudyFolder
 from lsx.study.interruption import signals_kept
 from lsx.study.ledger import Ledger
 from lsx.study.outbox import Outbox
+from lsx.study.patience import patience
 from lsx.study.places import Storage
 from lsx.study.recorder import Recorder
 from lsx.study.searcher import Recording, Searcher
@@ -33,7 +34,10 @@ from lsx.yamlfile import dump_plain
 
 FRAMES_A_SECOND = 4
 SECONDS_FOR_OUTBOX = 60.0
-"""For which the end of a study waits for a tracking server that is away; what it does not take stays on disk."""
+"""For which the end of a study waits for a tracking server that is away; what it does not take stays on disk.
+
+LSX_OUTBOX_PATIENCE says otherwise.
+"""
 
 
 @dataclass
@@ -72,13 +76,16 @@ class Driver:
 
     Attributes:
         recorder: once MLflow is open.
+        begun: whether trials may have run.
         started: trials that this run started or continued.
     """
 
     def __init__(self, around: Surroundings) -> None:
         self.around = around
         self.recorder: Recorder | None = None
+        self.begun = False
         self.started = 0
+        self._patience = patience("LSX_OUTBOX_PATIENCE", SECONDS_FOR_OUTBOX)
         self._shown = 0.0
         self._began = time.monotonic()
 
@@ -105,12 +112,14 @@ class Driver:
             try:
                 self._tune(self.recorder)
             finally:
-                trials = around.ledger.study.get_trials(deepcopy=False)
-                self.started = max(orphans, sum(trial.state.is_finished() for trial in trials) - known)
+                with suppress(LSXError):
+                    trials = around.ledger.study.get_trials(deepcopy=False)
+                    self.started = max(orphans, sum(trial.state.is_finished() for trial in trials) - known)
 
     def conclude(self, ending: Ending = "FINISHED") -> Any:
         """Test, choose, draw; returns what to show a person."""
         self.recorder = recorder = self.recorder or self._open_recorder()
+        self.begun = True
         self.around.display.update(recorder.snapshot())
         shown = redacted(self.around.uri)
         report = conclusion.conclude(
@@ -121,10 +130,12 @@ class Driver:
         return report
 
     def interrupt(self) -> None:
-        """Mark what was running; a storage that is gone is mended by the next start."""
+        """Mark what was running; where that cannot be written, leave word to the next driver."""
         if self.recorder is not None:
-            with suppress(LSXError):
+            try:
                 self.recorder.interrupt()
+            except LSXError:
+                self.around.folder.owing = True
 
     def close(self) -> int:
         """Note the time, deliver what MLflow has not got yet; returns how many entries wait on disk."""
@@ -134,10 +145,10 @@ class Driver:
             used = self.around.ledger.seconds_used + time.monotonic() - self._began
             self.around.ledger.note_study(seconds_used=used)
         outbox = self.recorder.outbox
-        patience = SECONDS_FOR_OUTBOX if self.around.watch.reason is None else SECONDS_FOR_OUTBOX / 6
+        seconds = self._patience if self.around.watch.reason is None else self._patience / 6
         if outbox.waiting:
             self.say(f"telling MLflow the rest, {outbox.waiting} entries")
-            outbox.flush(patience, self._show)
+            outbox.flush(seconds, self._show)
         outbox.close()
         return outbox.waiting
 
@@ -153,11 +164,12 @@ class Driver:
 
     def _tune(self, recorder: Recorder) -> None:
         around, spec = self.around, self.around.spec
-        wanted = cluster.request(spec.resources, self._gpus())
+        shipped = shipping.ship(around.pools)
+        wanted = cluster.request(spec.resources, self._gpus(shipped))
         limit = cluster.Slots(wanted, spec.resources.max_concurrent)
         key = uuid.uuid4().hex
         extras = {"stop": key}
-        trainable = shipping.carrying(around.trainable, shipping.ship(around.pools))
+        trainable = shipping.carrying(around.trainable, shipped)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"  # the searcher itself keeps to what there is
         tuner = tune.Tuner(
             tune.with_resources(trainable, cluster.placement(wanted)),
@@ -177,19 +189,20 @@ class Driver:
                 verbose=0,
             ),
         )
+        self.begun = True
         try:
             tuner.fit()
         except OSError as error:  # Tune's own files: a disk without room
             raise StudyError(f"Ray Tune cannot write below {redacted(around.storage.root)!r}: {error}") from error
         around.watch.check()
 
-    def _gpus(self) -> float:
+    def _gpus(self, shipped: shipping.Shipped | None) -> float:
         """A trial's share of a GPU, where the study leaves it open."""
         resources = self.around.spec.resources
         if resources.gpus_per_trial != "auto" or not any(node.get("GPU") for node in cluster.resources_there()):
             return 0.0
         self.say("measuring what a trial takes of a GPU")
-        return packing.measure_in_ray(self.around.spec).share
+        return packing.measure_in_ray(self.around.spec, shipped=shipped).share
 
     def _open_recorder(self) -> Recorder:
         around, spec = self.around, self.around.spec

@@ -14,6 +14,7 @@ from typing import Any
 from lsx.errors import StudyError
 
 SURROUNDINGS = "surroundings.json"
+OWING = b"owing"
 
 
 class StudyFolder:
@@ -27,6 +28,8 @@ class StudyFolder:
 
     Attributes:
         path, journal, outbox, ray: the folder, Optuna's journal, MLflow's outbox, and Ray's files.
+        owing: whether trials that were running count a start too much, because a driver could not write any more. Kept
+            in the lock file, which is there already: a full disk lets nothing else be written.
 
     Raises:
         StudyError: on entering, when the folder cannot be made or another driver holds it.
@@ -38,6 +41,7 @@ class StudyFolder:
         self.journal = self.path / "journal.log"
         self.outbox = self.path / "outbox.jsonl"
         self.ray = self.path / "ray"
+        self.owing = False
         self._lock: int | None = None
 
     def __enter__(self) -> "StudyFolder":
@@ -130,7 +134,8 @@ class StudyFolder:
         shutil.rmtree(self.ray, ignore_errors=True)
 
     def _take_lock(self) -> int:
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        name = self.path / "lock"
+        lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -139,16 +144,25 @@ class StudyFolder:
             raise StudyError(
                 f"study {self.name!r} is being run already, by {holder}; its folder is {self.path}"
             ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        if not (name.exists() and os.path.samestat(os.fstat(lock), name.stat())):
+            os.close(lock)  # meanwhile, another driver has set the folder aside, and the lock with it
+            raise StudyError(f"study {self.name!r} is being set aside by another driver; try again")
+        self.owing = os.pread(lock, len(OWING), 0) == OWING
+        _overwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         return lock
 
     def _release(self) -> None:
         if self._lock is not None:
-            with contextlib.suppress(OSError):  # a disk without room takes no truncation
-                os.ftruncate(self._lock, 0)
+            with contextlib.suppress(OSError):  # some disks without room take nothing at all
+                _overwrite(self._lock, OWING if self.owing else b"")
             os.close(self._lock)
             self._lock = None
+
+
+def _overwrite(file: int, content: bytes) -> None:
+    """In place: a full disk gives nothing back that was let go."""
+    os.pwrite(file, content, 0)
+    os.ftruncate(file, len(content))
 
 
 def _sound(content: bytes) -> int:

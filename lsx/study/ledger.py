@@ -132,6 +132,11 @@ class Ledger:
         """Plan an unfinished trial once more."""
         self._again.append(number)
 
+    def forgive(self) -> None:
+        """Give the trials left running their last start back: it was the surroundings that failed."""
+        for number in self._again:
+            self.note(number, attempts=max(0, self.trial(number).user_attrs.get("attempts", 0) - 1))
+
     def note(self, number: int, **attributes: Any) -> None:
         """Write user attributes of a trial; None values are left out."""
         for name, value in attributes.items():
@@ -187,7 +192,7 @@ class Ledger:
         return {
             trial.number: {int(position): value for position, value in trial.user_attrs.get("guard", {}).items()}
             for trial in self.study.get_trials(deepcopy=False)
-            if trial.user_attrs.get("role") == SEARCH and trial.state != TrialState.FAIL
+            if trial.user_attrs.get("role") == SEARCH
         }
 
     def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> None:
@@ -257,8 +262,10 @@ class Ledger:
                 "Undo the change, rename the study, or start over with --fresh (the old folder is kept aside)"
             )
         if changes:
+            edits = known.get("edits", [])
             note = {"time": time.time(), "trials": len(self.study.get_trials(deepcopy=False)), "changes": changes}
-            self.note_study(edits=[*known.get("edits", []), note], fingerprint=ours)
+            noted = bool(edits) and edits[-1]["changes"] == changes  # by a driver killed before the next line
+            self.note_study(edits=edits if noted else [*edits, note], fingerprint=ours)
         return changes
 
     def _enqueue_references(self) -> None:

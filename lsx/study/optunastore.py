@@ -19,10 +19,11 @@ from optuna.storages.journal import JournalFileBackend
 
 from lsx.errors import StudyError
 from lsx.study.credentials import redacted
+from lsx.study.patience import patience
 from lsx.study.spec import StudySpec
 
 PATIENCE = 60.0
-"""Seconds for which a database that is locked or away is asked again, before the study stops."""
+"""Seconds for which a database that is locked or away is asked again, before the study stops; LSX_STORAGE_PATIENCE."""
 BEAT = 15.0
 STALE = 60.0
 """Seconds after its last beat at which a driver on another machine counts as gone."""
@@ -42,12 +43,13 @@ def open_study(spec: StudySpec, journal: Path, url: str | None = None) -> optuna
     shown = str(journal) if url is None else redacted(url)
     try:
         backend = JournalStorage(JournalFileBackend(str(journal))) if url is None else _database(url)
-        storage: Any = optuna.storages.get_storage(backend)
+        known: Any = optuna.storages.get_storage(backend)
+        storage: Any = Patient(known, shown, _patience() if url else 0.0)
+        with contextlib.suppress(KeyError):  # create_study would write to the journal, also if the study exists
+            return optuna.load_study(study_name=spec.study_name, storage=storage)
+        directions = [objective.direction for objective in spec.objectives]
         return optuna.create_study(
-            storage=Patient(storage, shown, PATIENCE if url else 0.0),  # type: ignore[arg-type]
-            study_name=spec.study_name,
-            directions=[objective.direction for objective in spec.objectives],
-            load_if_exists=True,
+            storage=storage, study_name=spec.study_name, directions=directions, load_if_exists=True
         )
     except StudyError:
         raise
@@ -70,6 +72,22 @@ def load_study(name: str, journal: Path, url: str | None = None) -> optuna.Study
         return optuna.load_study(study_name=name, storage=storage)
     except Exception as error:
         raise StudyError(f"study storage {shown!r} cannot be read: {_reason(error)}") from None
+
+
+def refuse_running(url: str, name: str) -> None:
+    """Refuse to touch a study in a database while a driver runs it, maybe on another machine.
+
+    Raises:
+        StudyError: one does, or the database cannot be used.
+    """
+    try:
+        storage = _database(url)
+        known = name in optuna.get_all_study_names(storage)
+        study = optuna.load_study(study_name=name, storage=storage) if known else None
+    except Exception as error:
+        raise StudyError(f"study storage {redacted(url)!r} cannot be used: {_reason(error)}") from None
+    if study is not None:
+        Lease(study).refuse_second()
 
 
 def set_aside(url: str, name: str) -> str | None:
@@ -115,12 +133,19 @@ class Patient:
                     return call(*args, **kwargs)
                 except (StorageInternalError, sqlalchemy.exc.OperationalError, OSError) as error:
                     if time.monotonic() >= end:
-                        self._given_up = f"study storage {self._shown!r} cannot be used: {_reason(error)}"
-                        raise StudyError(self._given_up) from error
+                        raise self._give_up(_reason(error)) from error
                     time.sleep(pause)
                     pause = min(2 * pause, 5.0)
+                except KeyError as error:
+                    if call.__name__ == "get_study_id_from_name":
+                        raise
+                    raise self._give_up("the study is not there any more") from error
 
         return asked
+
+    def _give_up(self, reason: str) -> StudyError:
+        self._given_up = f"study storage {self._shown!r} cannot be used: {reason}"
+        return StudyError(self._given_up)
 
 
 class Lease:
@@ -142,11 +167,11 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="lsx-lease", daemon=True)
 
     def __enter__(self) -> "Lease":
-        self._refuse_second()
+        self.refuse_second()
         self._write()
         time.sleep(0.2)
         if self._study.user_attrs.get("driver", {}).get("token") != self._token:  # another one came between
-            self._refuse_second()
+            self.refuse_second()
         self._thread.start()
         return self
 
@@ -156,7 +181,8 @@ class Lease:
         with contextlib.suppress(StudyError):
             self._study.set_user_attr("driver", {})
 
-    def _refuse_second(self) -> None:
+    def refuse_second(self) -> None:
+        """Raises StudyError when another driver runs the study."""
         holder = self._study.user_attrs.get("driver", {})
         if holder and holder.get("token") != self._token and _alive(holder):
             raise StudyError(
@@ -186,8 +212,12 @@ def _alive(holder: dict[str, Any]) -> bool:
 def _database(url: str) -> RDBStorage:
     if "://" not in url:
         raise ValueError("it is no URL of a database, such as postgresql://user@host/name or sqlite:///studies.db")
-    timeout = {"connect_args": {"timeout": 10}} if url.startswith("sqlite") else {}
+    timeout = {"connect_args": {"timeout": min(10.0, _patience() / 4)}} if url.startswith("sqlite") else {}
     return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **timeout})
+
+
+def _patience() -> float:
+    return patience("LSX_STORAGE_PATIENCE", PATIENCE)
 
 
 def _reason(error: BaseException) -> str:

@@ -77,6 +77,7 @@ class Outbox:
         step: int = 0,
         tags: Mapping[str, Any] | None = None,
         position: int | None = None,
+        at: int | None = None,
     ) -> None:
         """Metrics at a step, and tags.
 
@@ -86,9 +87,10 @@ class Outbox:
             step: of the metrics.
             tags: of the run.
             position: how far the trial has come with this; see :meth:`position`.
+            at: when it counts as said, in ms since 1970; now by default. Said twice as of one time, it counts once.
         """
         values = {name: float(value) for name, value in metrics.items()}
-        self._append("log", run, metrics=values, step=step, tags=_texts(tags or {}), position=position)
+        self._append("log", run, metrics=values, step=step, tags=_texts(tags or {}), position=position, **_said(at))
 
     def attach(self, run: int | None, path: str | Path, folder: str | None = None) -> None:
         """Log a file, as it is when it is delivered; one that is gone then is left out."""
@@ -284,6 +286,10 @@ class Outbox:
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
+
+
+def _said(at: int | None) -> dict[str, int]:
+    return {} if at is None else {"at": at}
 
 
 def _line(error: Exception) -> str:

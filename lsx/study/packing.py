@@ -189,7 +189,9 @@ class Measured:
 Measure = Callable[[Mapping[str, Any], int], Measured]
 
 
-def measure_in_ray(spec: StudySpec, measure: Measure | None = None, *, seconds: float = MEASURE_SECONDS) -> Measured:
+def measure_in_ray(
+    spec: StudySpec, measure: Measure | None = None, *, shipped: Any = None, seconds: float = MEASURE_SECONDS
+) -> Measured:
     """Rehearse the largest trial on one GPU of every node; Ray runs already.
 
     Nodes have cards of different sizes, so the one on which the fewest trials fit decides. A node that has no free
@@ -198,6 +200,7 @@ def measure_in_ray(spec: StudySpec, measure: Measure | None = None, *, seconds: 
     Args:
         spec: the study.
         measure: a plain configuration and threads to what was measured, in a worker; the real rehearsal by default.
+        shipped: the study's data, see :func:`lsx.study.shipping.ship`.
         seconds: to wait for the nodes.
 
     Raises:
@@ -211,8 +214,9 @@ def measure_in_ray(spec: StudySpec, measure: Measure | None = None, *, seconds: 
     nodes = [node["NodeID"] for node in cluster.nodes() if node["Resources"].get("GPU", 0) >= 1]
     if not nodes:
         raise StudyError("gpus_per_trial auto cannot be measured: no node of the cluster has a whole GPU")
-    task = ray.remote(num_gpus=1, num_cpus=spec.resources.cpus_per_trial, max_retries=0)(measure or measure_here)
-    arguments = (largest(spec).plain(), max(1, int(spec.resources.cpus_per_trial)))
+    task = ray.remote(num_gpus=1, num_cpus=spec.resources.cpus_per_trial, max_retries=0)(_with_data)
+    threads = max(1, int(spec.resources.cpus_per_trial))
+    arguments = (measure or measure_here, shipped, largest(spec).plain(), threads)
     asked = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments)
         for node in nodes
@@ -228,6 +232,13 @@ def measure_in_ray(spec: StudySpec, measure: Measure | None = None, *, seconds: 
         reason = " ".join(str(getattr(error, "cause", error)).split())[:300]
         raise StudyError(f"gpus_per_trial auto cannot be measured: {reason}") from error
     return max(found, key=lambda one: (one.share, -one.total_bytes))
+
+
+def _with_data(measure: Measure, shipped: Any, plain: Mapping[str, Any], threads: int) -> Measured:
+    from lsx.study import shipping
+
+    shipping.receive(shipped)
+    return measure(plain, threads)
 
 
 def measure_here(plain: Mapping[str, Any], threads: int) -> Measured:

@@ -22,12 +22,24 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default waits minutes on a server that is gone
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with credentials, if the URI has some
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the outbox tries again; MLflow repeats what makes a second run
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
-LOGGERS = ("ray", "ray.tune", "ray.train", "ray.data", "mlflow", "alembic", "optuna", "sqlalchemy", "matplotlib")
+LOGGERS = (
+    "ray",
+    "ray.tune",
+    "ray.train",
+    "ray.data",
+    "mlflow",
+    "alembic",
+    "optuna",
+    "sqlalchemy",
+    "matplotlib",
+    "urllib3",
+)
 
 
 def prepare() -> None:

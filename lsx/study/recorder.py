@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Recorder:
         self.ledger, self.outbox, self.folder, self.storage = ledger, outbox, folder, storage
         self.began = time.monotonic()
         self._rungs, self._tracking = list(rungs), tracking
+        self._planned = ledger.planned
         self._seen: dict[int, float] = {}
         self._stalls: dict[int, str] = {}
         self._drawn: set[int] = set()
@@ -161,14 +163,19 @@ class Recorder:
         return self.ledger.seconds_used + time.monotonic() - self.began
 
     def interrupt(self) -> None:
-        """End this driver's part: running trials wait, with their checkpoints, for the next one."""
+        """End this driver's part: running trials wait, with their checkpoints, for the next one.
+
+        Raises:
+            StudyError: the storage is gone, and still counts the starts of the trials that were running.
+        """
         interrupted = self.running
-        for number in interrupted:
+        for number in set(interrupted) & self._seen.keys():  # one that waited for its worker was not started
             self._uncount(number)
-        for number in (*interrupted, *self.ledger.orphans):
-            self.outbox.log(number, {}, tags={"lsx.status": "interrupted"})
-            self.outbox.end(number, "KILLED")
-        self.outbox.end(None, "KILLED")
+        with suppress(StudyError):  # what MLflow is not told now, the next driver puts right
+            for number in (*interrupted, *self.ledger.orphans):
+                self.outbox.log(number, {}, tags={"lsx.status": "interrupted"})
+                self.outbox.end(number, "KILLED")
+            self.outbox.end(None, "KILLED")
 
     @property
     def running(self) -> list[int]:
@@ -184,17 +191,19 @@ class Recorder:
 
     def snapshot(self, message: str = "") -> Snapshot:
         """The study as the display shows it."""
-        spec, trouble = self.ledger.spec, self.outbox.trouble
-        if trouble and not message:
-            message = f"{trouble}; {self.outbox.waiting} entries wait on disk, training goes on"
+        spec = self.ledger.spec
+        with suppress(StudyError):  # a storage that is gone stops the study elsewhere, and its end is still shown
+            self._planned = self.ledger.planned
         return Snapshot(
             study=spec.study_name,
-            planned=self.ledger.planned,
+            planned=self._planned,
             trials=tuple(self._views.values()),
             elapsed=time.monotonic() - self.began,
             resumed=self.ledger.resumed,
             tracking=redacted(self._tracking),
             message=message,
+            trouble=self.outbox.trouble or "",
+            waiting=self.outbox.waiting,
             objectives=tuple((objective.metric, objective.direction) for objective in spec.objectives),
         )
 

@@ -114,7 +114,7 @@ def run(
     provenance, pools, missing = _preflight(spec)
     if missing is not None and (fresh or not place.begun):
         raise missing
-    with ExitStack() as stack:
+    with _one_line(place), ExitStack() as stack:
         stack.enter_context(place)
         aside = stack.enter_context(_set_aside(place, spec, database)) if fresh else None
         damaged = place.repair()
@@ -124,6 +124,9 @@ def run(
         ledger = Ledger(spec, opened, trials)
         if missing is not None and not ledger.exhausted:
             raise missing
+        if place.owing:
+            ledger.forgive()
+            place.owing = False
         watch = Watch(grace)
         stack.enter_context(signals(watch))
         around = Surroundings(
@@ -176,20 +179,40 @@ def _drive(around: Surroundings) -> tuple[Status, Any, Driver, int]:
             report = driver.conclude("FINISHED" if status == "complete" else "KILLED")
         except (Halt, KeyboardInterrupt):
             driver.interrupt()
-            if isinstance(fault := watch.fault, LSXError):
-                raise StudyError(f"{fault}; {NOTHING_LOST}") from fault
-            if fault is not None:
-                raise fault from None
+            if watch.fault is not None:
+                raise _ended(watch.fault) from watch.fault.__cause__
             status = "interrupted"
             if watch.reason == "time":
                 watch.rest()
                 status, report = "time is up", driver.conclude("KILLED")
+        except Exception as error:
+            driver.interrupt()
+            if not driver.begun:
+                raise
+            raise _ended(watch.fault or error) from error
         except BaseException:
             driver.interrupt()
             raise
     finally:
         undelivered = driver.close()
     return status, report, driver, undelivered
+
+
+def _ended(fault: Exception) -> Exception:
+    """What the user or the surroundings did, in one line; a bug keeps its traceback."""
+    if isinstance(fault, LSXError | OSError):
+        return StudyError(f"{fault}; {NOTHING_LOST}")
+    return fault
+
+
+@contextmanager
+def _one_line(place: StudyFolder) -> Iterator[None]:
+    """A disk that is full or takes no writes is no bug."""
+    try:
+        yield
+    except OSError as error:
+        where = str(place.path) if error.filename is None else error.filename
+        raise StudyError(f"study {place.name!r} cannot be run: {error.strerror or error}: {where!r}") from error
 
 
 def _time_is_up(around: Surroundings) -> bool:
@@ -230,9 +253,11 @@ def _preflight(spec: StudySpec) -> tuple[Mapping[str, Any], Mapping[Key, Pool], 
 def _set_aside(place: StudyFolder, spec: StudySpec, database: str | None) -> Iterator[Path | None]:
     """An earlier study out of the way; every error says where it went."""
     if database is not None:
-        optunastore.set_aside(database, spec.study_name)
-    aside = place.set_aside()
+        optunastore.refuse_running(database, spec.study_name)
+    aside = place.set_aside()  # the first, for its outbox must not be taken for the new study's
     try:
+        if database is not None:
+            optunastore.set_aside(database, spec.study_name)
         yield aside
     except LSXError as error:
         if aside is None:

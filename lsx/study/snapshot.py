@@ -46,6 +46,8 @@ class Snapshot:
         resumed: trials that were finished before this run started.
         tracking: where results are tracked, for people.
         message: what is happening when no trial runs (starting Ray, ...).
+        trouble: why MLflow does not take what it is told, while that is so.
+        waiting: entries for MLflow that wait on disk.
         objectives: (metric, direction) of each.
     """
 
@@ -56,4 +58,6 @@ class Snapshot:
     resumed: int = 0
     tracking: str = ""
     message: str = ""
+    trouble: str = ""
+    waiting: int = 0
     objectives: tuple[tuple[str, Direction], ...] = ()

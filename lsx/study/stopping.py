@@ -24,11 +24,12 @@ class StopWord:
     def __init__(self, key: str) -> None:
         self._key = key
         self._looked = 0.0
+        self._said = False
 
     def said(self) -> bool:
         """Whether to stop now."""
         now = time.monotonic()
-        if now - self._looked < SECONDS_BETWEEN_LOOKS or not ray.is_initialized():
-            return False
-        self._looked = now
-        return bool(internal_kv._internal_kv_get(self._key, namespace=_NAMESPACE))
+        if not self._said and now - self._looked >= SECONDS_BETWEEN_LOOKS and ray.is_initialized():
+            self._looked = now
+            self._said = bool(internal_kv._internal_kv_get(self._key, namespace=_NAMESPACE))
+        return self._said

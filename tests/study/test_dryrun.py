@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "joint.epochs": 1,
     "finetune.epochs": 1,
     "critic": {"batches": 2, "batch_size": 8},
-    "evaluation": {"encoder_epochs": 0, "max_images": 32, "faithfulness_images": 8},
+    "evaluation": {"encoder_epochs": 0, "max_images": 32, "faithfulness_images": 8, "metrics": ["accuracy"]},
 }
 
 
@@ -66,12 +66,9 @@ def real(empty: Path) -> DryRun:
 def test_a_sound_study_has_no_faults_and_leaves_no_trace(real: DryRun, empty: Path) -> None:
     assert real.faults == ()
     assert list(empty.iterdir()) == []
-    text = shown(real)
+    text = shown(real, 300)
     assert text.count("✓") == 5 and "✗" not in text
-    assert (
-        f"sqlite:///{empty}/mlflow.db: will be made" in "".join(text.split("\n")).replace("   ", "")
-        or "will be" in text
-    )
+    assert f"sqlite:///{empty}/mlflow.db: will be made" in text
 
 
 def test_it_fits_a_narrow_and_plain_output(real: DryRun) -> None:
@@ -84,17 +81,16 @@ def test_it_shows_the_search_and_what_comes_first(real: DryRun) -> None:
     text = shown(real, 200)
     assert re.search(r"loss\.lambda_e +float, log +1 to 100", text)
     assert re.search(r"critic\.learning_rate +float +0\.5 to 2 +critic\.optimizer = sgd", text)
-    assert "accuracy ↑, ridge ↓" in row(text, "objectives") or "accuracy ↑" in row(text, "objectives")
-    assert row(text, "published") and "loss.lambda_e 10" in row(text, "published")
+    assert row(text, "objectives").split(maxsplit=1)[1].strip() == "accuracy ↑, ridge ↓"
+    assert "loss.lambda_e 10, " in row(text, "published")
     assert all("critic.optimizer" in row(text, f"#{number}") for number in (2, 3, 4)) and "#5" not in text
     assert "6 trials, 2 of them reference trials" in row(text, "budget")
 
 
 def test_it_shows_what_was_rehearsed(real: DryRun) -> None:
     text = shown(real)
-    heading = text[text.index("rehearsal (") :].splitlines()
-    assert heading[1].split("  ")[-1].strip() == "slowest" or "slowest" in heading[1]
-    assert "cheapest = baseline" in heading[1]
+    heading = text[text.index("rehearsal (") :].splitlines()[1]
+    assert heading.split() == ["cheapest", "=", "baseline", "slowest"]
     assert "cheapest = baseline: the reference trial baseline" in text
     assert all(row(text, name) for name in ("pretrain", "joint", "finetune", "evaluation", "one seed", "checkpoint"))
     assert "1 × 5 ×" in text  # finetune: 150 images in batches of 32
@@ -127,8 +123,8 @@ def rehearsed(config: Config, _: Any) -> Rehearsal:
 
 def test_the_estimate_is_trials_by_seeds_by_seconds_over_slots(quick: Callable[..., DryRun]) -> None:
     text = shown(quick(fakes.spec(repeats=2)))
-    assert row(text, "2 seeds").split() == "2 seeds 20 s 60 s".split()
-    assert row(text, "trials") == "trials  6, 3 at once" or "6, 3 at once" in row(text, "trials")
+    assert row(text, "2 seeds").split() == ["2", "seeds", "20", "s", "60", "s"]
+    assert "6, 3 at once" in row(text, "trials")
     # 10 s and 30 s, 6 trials of 2 seeds, 3 at once, and 4 s for the first evaluation
     assert "44 s (all as the cheapest) to 2 min (all as the slowest)" in row(text, "time")
     assert "84 s is the mean of the two; trials that are stopped early shorten it" in text
@@ -241,7 +237,7 @@ def test_buckets(quick: Callable[..., DryRun], monkeypatch: pytest.MonkeyPatch) 
     assert "s4" in fault(quick(storage="s4://bucket/studies"))
     there = fs.FileSystem.from_uri("mock:///")[0]
     there.create_dir("bucket")
-    monkeypatch.setattr(places.fs.FileSystem, "from_uri", lambda _: (there, "bucket/studies"), raising=False)
+    monkeypatch.setattr(places, "_opened", lambda _: (there, "bucket/studies"))
     found = quick(storage="mock://user:secret@bucket/studies")
     assert found.faults == () and "the bucket is there" in shown(found) and "secret" not in shown(found)
 
