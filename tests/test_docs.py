@@ -158,3 +158,13 @@ def texts(path: Path) -> list[str]:
         constants = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
         found.append("…".join(constants))
     return found
+
+
+def test_every_flag_of_tune_is_explained() -> None:
+    from lsx.study import cli, commands
+
+    flags = {option for action in cli._parser()._actions for option in action.option_strings} - {"-h", "--help"}
+    rows = re.findall(r"^\| `(--[\w-]+)` \|", section(DOCS / "tune.md", "Flags"), re.MULTILINE)
+    assert sorted(rows) == sorted(flags)
+    text = section(DOCS / "tune.md", "What has been run")
+    assert [name for name in commands.COMMANDS if f"`tune.py {name}" not in text] == []

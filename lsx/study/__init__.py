@@ -6,10 +6,20 @@ Imported late, so that ``import lsx.study`` costs nothing.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lsx.study.archive import Past, open_past
+    from lsx.study.dryrun import DryRun, dry_run
     from lsx.study.runner import StudyResult, run
     from lsx.study.spec import StudySpec, load
 
-__all__ = ["StudyResult", "StudySpec", "load", "run"]
+__all__ = ["DryRun", "Past", "StudyResult", "StudySpec", "dry_run", "load", "open_past", "run"]
+
+_ROOMS = {
+    "archive": ("Past", "open_past"),
+    "dryrun": ("DryRun", "dry_run"),
+    "runner": ("StudyResult", "run"),
+    "spec": ("StudySpec", "load"),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +27,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("lsx.study.runner" if name in ("StudyResult", "run") else "lsx.study.spec"), name)
+    return getattr(import_module(f"lsx.study.{_HOME[name]}"), name)

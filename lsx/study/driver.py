@@ -33,6 +33,8 @@ from lsx.study.watch import Watch
 from lsx.yamlfile import dump_plain
 
 FRAMES_A_SECOND = 4
+SECONDS_BETWEEN_NOTES = 60.0
+"""Of the time that was used: a driver that is killed has not counted at most this much."""
 SECONDS_FOR_OUTBOX = 60.0
 """For which the end of a study waits for a tracking server that is away; what it does not take stays on disk.
 
@@ -87,7 +89,8 @@ class Driver:
         self.started = 0
         self._patience = patience("LSX_OUTBOX_PATIENCE", SECONDS_FOR_OUTBOX)
         self._shown = 0.0
-        self._began = time.monotonic()
+        self._began, self._before = time.monotonic(), around.ledger.seconds_used
+        self._noted = self._before
 
     def search(self) -> None:
         """Run all trials that are left, until none is, or until the study must stop (:class:`Halt`)."""
@@ -142,8 +145,7 @@ class Driver:
         if self.recorder is None:
             return 0
         with suppress(LSXError):
-            used = self.around.ledger.seconds_used + time.monotonic() - self._began
-            self.around.ledger.note_study(seconds_used=used)
+            self._note_time()
         outbox = self.recorder.outbox
         seconds = self._patience if self.around.watch.reason is None else self._patience / 6
         if outbox.waiting:
@@ -233,10 +235,17 @@ class Driver:
         budget = self.around.time_budget
         if budget is not None and self.around.watch.reason is None and self._spent() >= budget:
             self.around.watch.stop("time")
+        if self._spent() - self._noted >= SECONDS_BETWEEN_NOTES:
+            self._note_time()
         self._show()
 
     def _spent(self) -> float:
-        return self.around.ledger.seconds_used + time.monotonic() - self._began
+        """Seconds for which drivers have run this study, this one included."""
+        return self._before + time.monotonic() - self._began
+
+    def _note_time(self) -> None:
+        self._noted = self._spent()
+        self.around.ledger.note_study(seconds_used=self._noted)
 
     def _show(self) -> None:
         now = time.monotonic()

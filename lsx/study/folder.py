@@ -117,7 +117,7 @@ class StudyFolder:
         sound = _sound(content)
         if sound == len(content):
             return None
-        if any(_is_record(line) for line in content[sound:].split(b"\n")):
+        if any(_is_record(line) for line in content[sound:].split(b"\n")[1:]):
             line = content[:sound].count(b"\n") + 1
             raise StudyError(
                 f"study journal {str(self.journal)!r} is damaged in line {line}, with sound lines after it: repair it "

@@ -158,10 +158,6 @@ class Recorder:
         self._stalls[number] = f"no sign of life for {minutes:.3g} min (budget.stalled_after)"
         self._seen[number] = time.monotonic()
 
-    def spent(self) -> float:
-        """Seconds for which drivers have run this study, this one included."""
-        return self.ledger.seconds_used + time.monotonic() - self.began
-
     def interrupt(self) -> None:
         """End this driver's part: running trials wait, with their checkpoints, for the next one.
 

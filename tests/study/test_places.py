@@ -22,21 +22,21 @@ def stored(storage: Storage, base: Path, relative: str, **files: str) -> str:
 
 @pytest.fixture(params=["folder", "uri"])
 def root(tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    path = tmp_path / "all checkpoints"
+    path = tmp_path / "all-checkpoints"
     return str(path) if request.param == "folder" else f"file://{path}"
 
 
 def test_a_checkpoint_is_named_by_its_place_below_the_root(tmp_path: Path, root: str) -> None:
     storage = Storage(f"{root}/")
     assert storage.remote == root.startswith("file:")
-    path = stored(storage, tmp_path / "all checkpoints", "run/0001-t/checkpoint_0", checkpoint_pt="5")
+    path = stored(storage, tmp_path / "all-checkpoints", "run/0001-t/checkpoint_0", checkpoint_pt="5")
     relative = storage.relative(path)
     assert relative == "run/0001-t/checkpoint_0"
     assert storage.has(relative) and not storage.has("run/0002-t")
     (tmp_path / "here").mkdir()
     download(storage.uri(relative), tmp_path / "here")
     assert (tmp_path / "here" / CHECKPOINT).read_text() == "5"
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="0002-t"):
         download(storage.uri("run/0002-t"), tmp_path / "here")
 
 
@@ -56,7 +56,7 @@ def test_a_buckets_address_keeps_its_query(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_files_are_fetched_whole_and_those_that_are_missing_left_out(tmp_path: Path, root: str) -> None:
     storage = Storage(root)
-    stored(storage, tmp_path / "all checkpoints", "run/c", learner_pt="weights")
+    stored(storage, tmp_path / "all-checkpoints", "run/c", learner_pt="weights")
     here = tmp_path / "here"
     here.mkdir()
     (here / "learner.pt").write_text("old")
@@ -66,7 +66,7 @@ def test_files_are_fetched_whole_and_those_that_are_missing_left_out(tmp_path: P
 
 
 def test_sweeping_spares_the_runs_that_are_gone_on_from(tmp_path: Path, root: str) -> None:
-    storage, base = Storage(root), tmp_path / "all checkpoints"
+    storage, base = Storage(root), tmp_path / "all-checkpoints"
     storage.sweep()  # there is nothing yet
     storage.check()
     for run in ("one", "two", "three"):
@@ -80,7 +80,7 @@ def test_sweeping_spares_the_runs_that_are_gone_on_from(tmp_path: Path, root: st
 
 def test_a_storage_that_cannot_be_written_is_one_line(tmp_path: Path, root: str) -> None:
     storage = Storage(f"{root}/fake")
-    (tmp_path / "all checkpoints").write_text("a file")
+    (tmp_path / "all-checkpoints").write_text("a file")
     with pytest.raises(StudyError, match=r"^storage '[^']*/fake' cannot be written: [^\n]+$"):
         storage.check()
 
