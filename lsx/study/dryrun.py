@@ -2,13 +2,11 @@
 
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import psutil
 import torch
@@ -18,20 +16,17 @@ from rich.text import Text
 
 from lsx import data
 from lsx.config import Config, flatten, nest
-from lsx.errors import LSXError, StudyError
-from lsx.study import declaration, packing, quiet, stores
-from lsx.study.checks import preflight
-from lsx.study.credentials import redacted
+from lsx.errors import LSXError
+from lsx.study import packing, reachable, stores
 from lsx.study.folder import StudyFolder
 from lsx.study.packing import Machines
+from lsx.study.reachable import size
 from lsx.study.rehearsal import Rehearsal, rehearse
 from lsx.study.space import Dimension
 from lsx.study.spec import StudySpec
 
 ARROWS = {"maximize": "↑", "minimize": "↓"}
 SUGGESTIONS = 3
-LOCK_SECONDS = 2.0
-CONNECT_SECONDS = 5
 DATABASE_BYTES, PICTURE_BYTES = 2**20, 2**18
 """Of one trial, roughly: what its curves take in MLflow and its journal, and its pictures."""
 
@@ -73,20 +68,20 @@ def dry_run(
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or stores.default_uri()
     place = StudyFolder(folder, spec.study_name)
     checks = _Checks()
-    sound = checks.make("study", lambda: _study(spec))
-    checks.make("tracking", lambda: _tracking(uri))
-    checks.make("storage", lambda: _storage(str(storage or place.path)))
+    sound = checks.make("study", lambda: reachable.study(spec))
+    checks.make("tracking", lambda: reachable.tracking(uri))
+    checks.make("storage", lambda: reachable.storage(str(storage or place.path)))
     trials: list[Any] = []
-    checks.make("optuna", lambda: _known(spec, place.journal, optuna_storage, trials))
+    checks.make("optuna", lambda: reachable.optuna_storage(spec, place.journal, optuna_storage, trials))
     there: list[Machines] = []
-    checks.make("machines", lambda: _machines(spec, address, there))
+    checks.make("machines", lambda: reachable.machines(spec, address, there))
     parts: list[RenderableType] = [checks.table(), _space(spec), _aims(spec)]
     if sound:
         parts.append(_suggestions(spec, trials))
         costs = _rehearsals(spec, checks)
         at_once = slots or _slots(spec, there, costs)
         done = sum(one.state.is_finished() for one in trials)
-        free = shutil.disk_usage(_standing(place.path)).free
+        free = shutil.disk_usage(reachable.standing(place.path)).free
         parts += [_rehearsal_table(spec, costs), _estimate(spec, costs, at_once, done, free)]
     return DryRun(Group(*_spaced(parts)), tuple(checks.faults))
 
@@ -128,151 +123,6 @@ class _Rows:
         for mark, name, found in self._rows:
             table.add_row(Text(mark, style="green" if mark == "✓" else "bold red"), Text(name), Text(found))
         yield table
-
-
-def _study(spec: StudySpec) -> str:
-    description = preflight(spec).get("description")
-    return f"{spec.study_name}: {description}" if description else spec.study_name
-
-
-def _tracking(uri: str) -> str:
-    stores.refuse(uri)
-    shown, scheme = redacted(uri), urlsplit(uri).scheme
-    if uri.startswith("sqlite:"):
-        return f"{shown}: {_sqlite(Path(uri.removeprefix('sqlite:///').partition('?')[0]))}"
-    if scheme in ("", "file"):
-        raise StudyError(f"MLflow at {shown!r} cannot be used: it keeps no runs in folders; name sqlite:///mlflow.db")
-    if scheme not in ("http", "https", "databricks"):
-        _connect(uri)
-        return f"{shown}: the database answers"
-    quiet.prepare()
-    from mlflow import MlflowClient
-
-    from lsx.study.tracking import explained
-
-    with explained(uri):
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-    return f"{shown}: the server answers"
-
-
-def _sqlite(path: Path) -> str:
-    """What is there, without making it."""
-    if not path.exists():
-        _writable(path.parent)
-        return "will be made"
-    if not path.is_file() or _head(path) not in (b"", b"SQLite format 3\0"):
-        raise StudyError(f"{str(path)!r} is no SQLite database; name a file that is one, or that is not there")
-    if not os.access(path, os.W_OK):
-        raise StudyError(f"SQLite database {str(path)!r} is read-only; it must be writable")
-    _writable(path.parent)
-    try:
-        name = f"file:{quote(str(path.absolute()))}?mode=rw"
-        with closing(sqlite3.connect(name, uri=True, timeout=LOCK_SECONDS)) as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.rollback()
-    except sqlite3.Error as error:
-        raise StudyError(f"SQLite database {str(path)!r} takes no writes: {error}") from None
-    return "is there, and takes writes"
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(16)
-
-
-def _storage(root: str) -> str:
-    from lsx.study.places import _opened
-
-    files, path = _opened(root)
-    if files.type_name == "local":
-        nearest = _writable(Path(path))
-        state = "is there" if Path(path).exists() else "will be made"
-        return f"{redacted(root)}: {state}, {_size(shutil.disk_usage(nearest).free)} free"
-    bucket = path.partition("/")[0]
-    try:
-        missing = files.get_file_info(bucket).type.name == "NotFound"
-    except Exception as error:  # pyarrow's clients raise many types
-        raise StudyError(f"storage {redacted(root)!r} cannot be reached: {redacted(_line(error))}") from None
-    if missing:
-        raise StudyError(f"storage {redacted(root)!r} cannot be used: there is no bucket {bucket!r}")
-    return f"{redacted(root)}: the bucket is there; whether it takes writes is tried at the start"
-
-
-def _writable(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there; refused when nothing can be made in it."""
-    nearest = _standing(folder)
-    if not nearest.is_dir():
-        raise StudyError(f"folder {str(folder)!r} cannot be made: {str(nearest)!r} is no folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise StudyError(f"folder {str(nearest)!r} is read-only; it must be writable")
-    return nearest
-
-
-def _standing(path: Path) -> Path:
-    path = path.absolute()
-    return next(one for one in (path, *path.parents) if one.exists())
-
-
-def _known(spec: StudySpec, journal: Path, url: str | None, trials: list[Any]) -> str:
-    """What the Optuna storage has of this study; its trials are added to ``trials``."""
-    shown = str(journal) if url is None else redacted(url)
-    if url is None:
-        _writable(journal.parent)
-    elif url.startswith("sqlite:///"):
-        _sqlite(Path(url.removeprefix("sqlite:///").partition("?")[0]))
-    empty = not journal.exists() if url is None else not _connect(url)
-    if empty:
-        return f"{shown}: a new study"
-    quiet.prepare()
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    from lsx.study.optunastore import _database
-
-    try:
-        opened: Any = JournalStorage(JournalFileBackend(str(journal))) if url is None else _database(url)
-        study = optuna.load_study(study_name=spec.study_name, storage=opened)
-    except KeyError:
-        return f"{shown}: a new study"
-    except Exception as error:  # every driver of a database raises its own types
-        raise StudyError(f"study storage {shown!r} cannot be read: {redacted(_line(error))}") from None
-    before, ours = study.user_attrs.get("fingerprint"), spec.fingerprint()
-    if before is not None and not declaration.compatible(before, ours):
-        changes = "; ".join(declaration.difference(before, ours))
-        raise StudyError(f"study {spec.study_name!r} was started with other settings: {changes}")
-    trials += study.get_trials(deepcopy=False)
-    return f"{shown}: continues after {sum(one.state.is_finished() for one in trials)} finished trials"
-
-
-def _connect(url: str) -> bool:
-    """Reach a database; whether it has Optuna's tables. None are made."""
-    import sqlalchemy
-
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///").partition("?")[0]).exists():
-        return False  # connecting would make it
-    limited = url.startswith(("postgresql", "mysql"))
-    try:
-        engine = sqlalchemy.create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS} if limited else {})
-        with engine.connect() as connection:
-            found: bool = sqlalchemy.inspect(connection).has_table("studies")
-        engine.dispose()
-    except Exception as error:  # a driver that is not installed, and all that drivers raise
-        raise StudyError(f"database {redacted(url)!r} cannot be reached: {redacted(_line(error))}") from None
-    return found
-
-
-def _machines(spec: StudySpec, address: str | None, there: list[Machines]) -> str:
-    """What trials can run on; it is added to ``there``."""
-    quiet.prepare()
-    found = packing.machines(address)
-    there.append(found)
-    cpus, asked = spec.resources.cpus_per_trial, spec.resources.gpus_per_trial
-    gpus = 0.0 if asked == "auto" else asked
-    if not found.slots(cpus, gpus):
-        raise StudyError(f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs; no single node has both")
-    where = f"{len(found.nodes)} nodes of the Ray cluster" if address else "this machine"
-    return f"{where}: {found.total('CPU'):g} CPUs, {found.total('GPU'):g} GPUs"
 
 
 def _slots(spec: StudySpec, there: Sequence[Machines], costs: Mapping[str, "_Cost"]) -> int:
@@ -407,10 +257,10 @@ def _rehearsal_table(spec: StudySpec, costs: Mapping[str, _Cost]) -> RenderableT
     table.add_row("one seed", *(_time(one.seconds) for one in found))
     if spec.repeats > 1:
         table.add_row(f"{spec.repeats} seeds", *(_time(spec.repeats * one.seconds) for one in found))
-    table.add_row("memory", *(_size(one.resident_bytes) for one in found))
+    table.add_row("memory", *(size(one.resident_bytes) for one in found))
     if any(one.device != "cpu" for one in found):
-        table.add_row("on the GPU", *(_size(one.peak_bytes) for one in found))
-    table.add_row("checkpoint", *(_size(one.checkpoint_bytes) for one in found))
+        table.add_row("on the GPU", *(size(one.peak_bytes) for one in found))
+    table.add_row("checkpoint", *(size(one.checkpoint_bytes) for one in found))
     lines = [f"{name}: {_settings(spec, one.config)}" for name, one in costs.items()]
     lines += [f"{name}: {note}" for name, one in costs.items() for note in one.rehearsal.notes]
     faults = [f"{name}: {one.rehearsal.fault}" for name, one in costs.items() if one.rehearsal.fault]
@@ -437,8 +287,8 @@ def _estimate(spec: StudySpec, costs: Mapping[str, _Cost], slots: int, done: int
     table.add_row("trials", f"{left}, {at_once} at once")
     table.add_row("time", f"{_time(low)} (all as the cheapest) to {_time(high)} (all as the slowest)")
     table.add_row("", f"{_time((low + high) / 2)} is the mean of the two; trials that are stopped early shorten it")
-    table.add_row("memory", f"{_size(memory)} for trials, {_size(own)} for the driver; this machine has {_size(total)}")
-    table.add_row("disk", f"about {_size(disk)} of checkpoints, pictures and figures; {_size(free)} are free")
+    table.add_row("memory", f"{size(memory)} for trials, {size(own)} for the driver; this machine has {size(total)}")
+    table.add_row("disk", f"about {size(disk)} of checkpoints, pictures and figures; {size(free)} are free")
     return Group(_title("estimate"), table)
 
 
@@ -467,10 +317,6 @@ def _spaced(parts: Sequence[RenderableType]) -> Iterator[RenderableType]:
         yield part
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _pairs(values: Mapping[str, Any]) -> str:
     texts = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in values.items()}
     return ", ".join(f"{key} {text}" for key, text in texts.items())
@@ -486,11 +332,3 @@ def _time(seconds: float) -> str:
     minutes = round(seconds / 60)
     hours = f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes} min" if minutes < 120 else hours if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lsx.config import Config
 from lsx.errors import StudyError
-from lsx.study import dryrun, packing, places, quiet
+from lsx.study import dryrun, packing, places, quiet, reachable
 from lsx.study.dryrun import DryRun, dry_run
 from lsx.study.packing import Machines
 from lsx.study.rehearsal import Rehearsal, StageCost
@@ -101,7 +101,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., DryR
     """A dry run without data and rehearsals, two machines with three slots."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(dryrun, "preflight", lambda _: {"description": "no data"})
+    monkeypatch.setattr(reachable, "preflight", lambda _: {"description": "no data"})
     monkeypatch.setattr(dryrun.data, "load", lambda _: None)
     monkeypatch.setattr(packing, "machines", lambda _: Machines(({"CPU": 2.0}, {"CPU": 1.0})))
     monkeypatch.setattr(dryrun, "rehearse", rehearsed)
@@ -165,7 +165,7 @@ def test_an_unsound_study_is_not_rehearsed(quick: Callable[..., DryRun], monkeyp
     def missing(_: StudySpec) -> Any:
         raise StudyError("study fake: no images")
 
-    monkeypatch.setattr(dryrun, "preflight", missing)
+    monkeypatch.setattr(reachable, "preflight", missing)
     found = quick(tracking_uri="file:///tmp/runs")
     assert [fault.split(":")[0] for fault in found.faults] == ["study fake", "MLflow at 'file"]
     assert "estimate" not in shown(found) and "search space" in shown(found)
@@ -204,7 +204,7 @@ def test_a_database_that_is_there_stays_as_it_is(quick: Callable[..., DryRun], t
 def test_databases_that_cannot_be_used(
     quick: Callable[..., DryRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dryrun, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(reachable, "LOCK_SECONDS", 0.1)
     (tmp_path / "text").write_text("no database at all")
     path = database(tmp_path / "mlflow.db")
     assert "is no SQLite database" in fault(quick(tracking_uri=f"sqlite:///{tmp_path}/text"))
@@ -215,8 +215,8 @@ def test_databases_that_cannot_be_used(
     held.execute("BEGIN EXCLUSIVE")
     assert "takes no writes: database is locked" in fault(quick())
     held.close()
-    allowed = dryrun.os.access
-    monkeypatch.setattr(dryrun.os, "access", lambda one, mode: one != path and allowed(one, mode))
+    allowed = reachable.os.access
+    monkeypatch.setattr(reachable.os, "access", lambda one, mode: one != path and allowed(one, mode))
     assert f"SQLite database {str(path)!r} is read-only" in fault(quick(tracking_uri=f"sqlite:///{path}"))
 
 
@@ -226,7 +226,7 @@ def test_folders_that_cannot_be_made(
     (tmp_path / "text").write_text("")
     found = quick(storage=tmp_path / "text" / "below")
     assert fault(found) == f"folder '{tmp_path}/text/below' cannot be made: '{tmp_path}/text' is no folder"
-    monkeypatch.setattr(dryrun.os, "access", lambda one, mode: str(one) != str(tmp_path))
+    monkeypatch.setattr(reachable.os, "access", lambda one, mode: str(one) != str(tmp_path))
     (tmp_path / "elsewhere").mkdir()
     found = quick(folder=tmp_path / "elsewhere", tracking_uri=f"sqlite:///{tmp_path}/elsewhere/a.db", storage=tmp_path)
     assert fault(found) == f"folder {str(tmp_path)!r} is read-only; it must be writable"
