@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,22 +11,23 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 from ray._private import utils as ray_utils
+from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.air.execution._internal import actor_manager
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune import PlacementGroupFactory
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lsx.errors import StudyError
 from lsx.study import quiet
 from lsx.study.credentials import redacted
-from lsx.study.places import MARKER, Storage
 from lsx.study.sections import Resources
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Beside the images, trials exchange figures, not tensors; Ray's default would take 30 % of the memory."""
 SECONDS_BETWEEN_COUNTS = 2.0
-SECONDS_FOR_NODES = 120.0
+SECONDS_TO_CONNECT = 10.0
+LOCAL = "local"
+VALID = "valid: host:port of its head node, or auto on one of its nodes"
 
 
 @contextmanager
@@ -33,25 +35,33 @@ def started(address: str | None = None, images: int = 0) -> Iterator[None]:
     """A local Ray, or a cluster; left or shut down at the end.
 
     Args:
-        address: of the cluster, ``host:port`` or ``auto``; that of RAY_ADDRESS by default, else a Ray of our own is
-            started, which listens on the loopback interface only.
+        address: of the cluster, ``host:port`` or ``auto``; that of RAY_ADDRESS by default, else (and for ``local``) a
+            Ray of our own is started, which listens on the loopback interface only.
         images: bytes of the data that will be shipped.
 
     Raises:
         StudyError: it does not start, or nothing answers there.
     """
-    survive_out_of_memory()
-    address = address or os.environ.get("RAY_ADDRESS")
-    with quiet.cluster_access(local=address is None), _reaching_out(address is not None):
+    survive_losses()
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    local = address == LOCAL
+    options: dict[str, Any] = {"address": address, "logging_level": "CRITICAL", "log_to_driver": False}
+    if local:
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES + 2 * images}
+    else:
+        reach(address)
+    # Ray reads only at its import whether it may listen beyond the loopback interface. What raylets have to say about
+    # workers and nodes that died would be printed over the display. Ray's own handler of SIGTERM, set while Ray starts,
+    # would end the driver where it stands.
+    with (
+        _put(ray_constants, "ENABLE_RAY_CLUSTER", not local),
+        _put(ray_worker, "print_to_stdstream", _nothing),
+        _authentication(),
+        quiet.cluster_access(local=local),
+    ):
         _forget_authentication()
-        options: dict[str, Any] = {"logging_level": "CRITICAL", "log_to_driver": False}
-        if address is None:
-            memory = OBJECT_STORE_BYTES + 2 * images
-            options |= {"address": "local", "include_dashboard": False, "object_store_memory": memory}
-        else:
-            options |= {"address": address}
         try:
-            with _signals_left_alone():
+            with _put(ray_utils, "set_sigterm_handler", _nothing):
                 ray.init(**options)
         except Exception as error:  # anything from a full disk to a dead cluster
             raise StudyError(_why(address, error)) from error
@@ -61,27 +71,45 @@ def started(address: str | None = None, images: int = 0) -> Iterator[None]:
             ray.shutdown()
 
 
+def reach(address: str) -> None:
+    """Connect to a cluster's head; Ray itself would try for half a minute.
+
+    Raises:
+        StudyError: nothing listens there, or it is no address of a head.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise StudyError(f"the Ray cluster's address {address!r} cannot be used; {VALID}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise StudyError(f"the Ray cluster at {address!r} does not answer: {error}; {VALID}") from None
+
+
 @contextmanager
-def _reaching_out(beyond: bool) -> Iterator[None]:
-    """Ray reads only at its import whether it may listen beyond the loopback interface."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = beyond
+def _put(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value, for a while."""
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        setattr(module, name, before)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+@contextmanager
+def _authentication() -> Iterator[None]:
+    """Forgotten at the end: Ray keeps mode and token of the cluster before."""
+    try:
+        yield
+    finally:
         _forget_authentication()
-
-
-@contextmanager
-def _signals_left_alone() -> Iterator[None]:
-    """Ray's own handler of SIGTERM, set while Ray starts, would end the driver where it stands."""
-    original = ray_utils.set_sigterm_handler
-    ray_utils.set_sigterm_handler = lambda _: None
-    try:
-        yield
-    finally:
-        ray_utils.set_sigterm_handler = original
 
 
 def _forget_authentication() -> None:
@@ -90,14 +118,14 @@ def _forget_authentication() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _why(address: str | None, error: Exception) -> str:
+def _why(address: str, error: Exception) -> str:
     reason = redacted(" ".join(str(error).split())[:300])
-    if address is None:
+    if address == LOCAL:
         return f"Ray does not start: {reason}"
     if "auth" in reason.lower() or "token" in reason.lower():
         advice = "set RAY_AUTH_MODE and RAY_AUTH_TOKEN as its nodes have them"
         return f"the Ray cluster at {address!r} refuses: {reason}; {advice}"
-    return f"the Ray cluster at {address!r} does not answer: {reason}; valid: host:port of its head node, or auto"
+    return f"the Ray cluster at {address!r} does not answer: {reason}; {VALID}"
 
 
 def nodes() -> list[Mapping[str, Any]]:
@@ -153,14 +181,24 @@ class Slots:
 
     def __init__(self, wanted: Mapping[str, float], most: int | None = None) -> None:
         self._wanted, self._most = wanted, most
-        self._counted, self._fit = -math.inf, 1
+        self._counted, self._there = -math.inf, 1
 
     def __call__(self) -> int:
+        """At least 1: a trial that no node has room for waits for one that has."""
+        self._count()
+        return max(1, min(self._there, self._most or self._there))
+
+    @property
+    def none(self) -> bool:
+        """Whether no node has room for a trial, even when it is idle."""
+        self._count()
+        return self._there == 0
+
+    def _count(self) -> None:
         now = time.monotonic()
         if now - self._counted >= SECONDS_BETWEEN_COUNTS:
-            total = sum(fit(node, self._wanted) for node in resources_there())
-            self._counted, self._fit = now, max(1, min(total, self._most or total))
-        return self._fit
+            self._there = sum(fit(node, self._wanted) for node in resources_there())
+            self._counted = now
 
 
 def fit(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
@@ -172,49 +210,11 @@ def fit(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     return min(by_name.values(), default=1)
 
 
-def check_nodes(storage: Storage) -> None:
-    """Try on every node of a cluster what trials need there: lsx of this version, and the checkpoint storage.
+def survive_losses() -> None:
+    """Let a trial that Ray's memory monitor kills, or whose report is lost, fail like one whose worker died.
 
-    Raises:
-        StudyError: naming the first node that lacks it.
-    """
-    if len(nodes()) < 2:
-        return
-    from lsx import __version__
-
-    marker = None if storage.remote else f"{storage.root}/{MARKER}"
-    task = ray.remote(num_cpus=0)(_look)
-    asked = {
-        node["NodeManagerAddress"]: task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(marker)
-        for node in nodes()
-    }
-    for name, answer in asked.items():
-        try:
-            version, sees = ray.get(answer, timeout=SECONDS_FOR_NODES)
-        except Exception as error:
-            reason = " ".join(str(error).split())[-200:]
-            raise StudyError(f"node {name} cannot run trials: {reason}; lsx must be installed on every node") from None
-        if version != __version__:
-            raise StudyError(f"node {name} has lsx {version}, the driver {__version__}; install the same on every node")
-        if not sees:
-            raise StudyError(
-                f"node {name} does not see the checkpoint storage {storage.root!r}; give --storage a folder that all "
-                "nodes share, or a bucket such as s3://bucket/folder"
-            )
-
-
-def _look(marker: str | None) -> tuple[str, bool]:
-    from lsx import __version__
-
-    return __version__, marker is None or os.path.exists(marker)
-
-
-def survive_out_of_memory() -> None:
-    """Let a trial that Ray's memory monitor kills fail like one whose worker died: started again, then failed.
-
-    Ray 2.60 ends the whole experiment instead, because ``OutOfMemoryError`` is not a ``RayActorError``.
+    Ray 2.60 ends the whole experiment instead, because ``OutOfMemoryError`` and ``ObjectLostError`` are no
+    ``RayActorError``.
     """
     manager: Any = actor_manager.RayActorManager
     original = manager._actor_task_failed
@@ -224,6 +224,8 @@ def survive_out_of_memory() -> None:
     def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
             exception = RayActorError(error_msg=f"out of memory: {exception}")
+        elif isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=f"the actor's report was lost: {exception}")
         original(self, tracked_actor_task=tracked_actor_task, exception=exception)
 
     failed.survives = True  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from lsx.study import cluster, conclusion, packing, schedulers, shipping, stoppi
 from lsx.study.credentials import redacted
 from lsx.study.display import Display
 from lsx.study.folder import StudyFolder
+from lsx.study.inspection import Inspection
 from lsx.study.interruption import signals_kept
 from lsx.study.ledger import Ledger
 from lsx.study.outbox import Outbox
@@ -89,6 +90,8 @@ class Driver:
         self.started = 0
         self._patience = patience("LSX_OUTBOX_PATIENCE", SECONDS_FOR_OUTBOX)
         self._shown = 0.0
+        self._inspect: Callable[[], None] = lambda: None
+        self._waiting: Callable[[], bool] = lambda: False
         self._began, self._before = time.monotonic(), around.ledger.seconds_used
         self._noted = self._before
 
@@ -107,7 +110,8 @@ class Driver:
             finally:
                 self.recorder = opening.result()
             around.storage.check()
-            cluster.check_nodes(around.storage)
+            self._inspect = inspection = Inspection(around.storage, around.trainable)
+            inspection.settle()
             around.storage.sweep(self.recorder.kept)
             around.watch.check()
             known = around.ledger.resumed
@@ -115,6 +119,7 @@ class Driver:
             try:
                 self._tune(self.recorder)
             finally:
+                self._waiting = lambda: False  # Ray ends here, and is not to be asked any more
                 with suppress(LSXError):
                     trials = around.ledger.study.get_trials(deepcopy=False)
                     self.started = max(orphans, sum(trial.state.is_finished() for trial in trials) - known)
@@ -169,6 +174,7 @@ class Driver:
         shipped = shipping.ship(around.pools)
         wanted = cluster.request(spec.resources, self._gpus(shipped))
         limit = cluster.Slots(wanted, spec.resources.max_concurrent)
+        self._waiting = lambda: limit.none
         key = uuid.uuid4().hex
         extras = {"stop": key}
         trainable = shipping.carrying(around.trainable, shipped)
@@ -237,6 +243,7 @@ class Driver:
             self.around.watch.stop("time")
         if self._spent() - self._noted >= SECONDS_BETWEEN_NOTES:
             self._note_time()
+        self._inspect()
         self._show()
 
     def _spent(self) -> float:
@@ -251,6 +258,9 @@ class Driver:
         now = time.monotonic()
         if self.recorder is not None and now - self._shown > 1 / FRAMES_A_SECOND:
             self._shown = now
-            stopping_now = self.around.watch.reason is not None
-            message = "stopping: trials write their checkpoints" if stopping_now and self.around.watch.live else ""
+            message = ""
+            if self.around.watch.reason is not None and self.around.watch.live:
+                message = "stopping: trials write their checkpoints"
+            elif self.around.watch.live and self._waiting():
+                message = "no node has room for a trial; waiting for one that has"
             self.around.display.update(self.recorder.snapshot(message))

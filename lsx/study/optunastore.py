@@ -68,7 +68,7 @@ def load_study(name: str, journal: Path, url: str | None = None) -> optuna.Study
         raise StudyError(f"study {name!r} has no trials yet: there is no {str(journal)!r}")
     shown = str(journal) if url is None else redacted(url)
     try:
-        storage = JournalStorage(JournalFileBackend(str(journal))) if url is None else _database(url)
+        storage = JournalStorage(JournalFileBackend(str(journal))) if url is None else _database(url, make=False)
         return optuna.load_study(study_name=name, storage=storage)
     except Exception as error:
         raise StudyError(f"study storage {shown!r} cannot be read: {_reason(error)}") from None
@@ -209,9 +209,12 @@ def _alive(holder: dict[str, Any]) -> bool:
         return False
 
 
-def _database(url: str) -> RDBStorage:
+def _database(url: str, make: bool = True) -> RDBStorage:
     if "://" not in url:
-        raise ValueError("it is no URL of a database, such as postgresql://user@host/name or sqlite:///studies.db")
+        raise ValueError("it is no URL of a database, such as postgresql://host/name or sqlite:///studies.db")
+    file = url.removeprefix("sqlite:///").partition("?")[0]
+    if not make and url.startswith("sqlite:///") and not Path(file).exists():
+        raise ValueError("its file is not there")
     timeout = {"connect_args": {"timeout": min(10.0, _patience() / 4)}} if url.startswith("sqlite") else {}
     return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **timeout})
 

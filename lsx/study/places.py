@@ -23,6 +23,19 @@ def learner_file(index: int) -> str:
     return f"learner-{index}.pt"
 
 
+def joined(root: str, relative: str) -> str:
+    """A path or URI below another; a URI keeps its query.
+
+    Example:
+        >>> joined("s3://bucket/a?region=x", "b")
+        's3://bucket/a/b?region=x'
+    """
+    if "://" not in root:
+        return posixpath.join(root, relative)
+    parts = urlsplit(root)
+    return urlunsplit(parts._replace(path=posixpath.join(parts.path or "/", relative)))
+
+
 class Storage:
     """A study's share of the checkpoint storage.
 
@@ -44,10 +57,7 @@ class Storage:
 
     def uri(self, relative: str) -> str:
         """What names a file below the root to a worker on any node."""
-        if not self.remote:
-            return posixpath.join(self.root, relative)
-        parts = urlsplit(self.root)
-        return urlunsplit(parts._replace(path=posixpath.join(parts.path or "/", relative)))
+        return joined(self.root, relative)
 
     def relative(self, path: str) -> str:
         """A path of the file system, as Tune has it, below the root."""

@@ -33,6 +33,8 @@ STATUS: Mapping[TrialState, Status] = {
     TrialState.RUNNING: "running",
 }
 LONGEST_TAG = 5000
+LONGEST_STEP = 5.0
+"""Seconds of Tune's loop, beyond which the driver was held up."""
 MANIFEST = "manifest.json"
 
 
@@ -65,6 +67,7 @@ class Recorder:
         self._rungs, self._tracking = list(rungs), tracking
         self._planned = ledger.planned
         self._seen: dict[int, float] = {}
+        self._listened = time.monotonic()
         self._stalls: dict[int, str] = {}
         self._drawn: set[int] = set()
         self._views = {
@@ -148,8 +151,15 @@ class Recorder:
         self._views[number] = replace(self._views[number], status="waiting", reason="its node was lost; again")
 
     def stalled(self) -> list[int]:
-        """Running trials that gave no sign of life for ``budget.stalled_after``."""
+        """Running trials that gave no sign of life for ``budget.stalled_after``.
+
+        To be called at every step of the loop: while the driver itself does not listen, waiting for a database or
+        stopped by a person, silence says nothing.
+        """
         now, patience = time.monotonic(), self.ledger.spec.budget.stalled_after
+        deaf, self._listened = now - self._listened, now
+        if deaf > LONGEST_STEP:
+            self._seen = {number: seen + deaf for number, seen in self._seen.items()}
         return [number for number in self.running if now - self._seen.get(number, now) > patience]
 
     def note_stall(self, number: int) -> None:

@@ -5,7 +5,7 @@ Validation figures decide everything; test figures, where they were measured, ar
 
 import math
 import os
-import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,9 +172,13 @@ def _short_path(path: Path) -> Path:
 
 def _tune(command: str, action: str) -> str:
     """The command that did the study, doing something else with it."""
-    program, _, rest = command.partition(" --")
-    flags = [re.search(rf"--{name}[ =](\S+)", f"--{rest}") for name in ("study", "profile", "folder")]
-    return " ".join([program, action, *(found[0] for found in flags if found)])
+    words = shlex.split(command)
+    first = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+    kept: list[str] = []
+    for index, word in enumerate(words):
+        if word.partition("=")[0] in ("--study", "--profile", "--folder"):
+            kept += [word] if "=" in word else words[index : index + 2]
+    return shlex.join([*words[:first], action, *kept])
 
 
 def _nothing(study: optuna.Study, spec: StudySpec) -> str:

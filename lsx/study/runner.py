@@ -15,7 +15,7 @@ from lsx.study.credentials import redacted
 from lsx.study.display import Display
 from lsx.study.folder import StudyFolder
 from lsx.study.interruption import signals
-from lsx.study.places import Storage
+from lsx.study.places import Storage, joined
 from lsx.study.sections import seconds
 from lsx.study.spec import StudySpec, load
 from lsx.study.watch import GRACE, Halt, Watch
@@ -111,6 +111,7 @@ def run(
         place, tracking_uri=tracking_uri, storage=storage, optuna_storage=optuna_storage, fresh=fresh
     )
     uri, database, root = where.tracking_uri, where.optuna_storage, where.storage
+    checkpoints = Storage(place.ray if root is None else joined(root, spec.study_name))
     provenance, pools, missing = _preflight(spec)
     if missing is not None and (fresh or not place.begun):
         raise missing
@@ -133,7 +134,7 @@ def run(
             spec=spec,
             folder=place,
             ledger=ledger,
-            storage=Storage(place.ray if root is None else f"{root.rstrip('/')}/{spec.study_name}"),
+            storage=checkpoints,
             uri=uri,
             address=address,
             watch=watch,
@@ -180,7 +181,7 @@ def _drive(around: Surroundings) -> tuple[Status, Any, Driver, int]:
         except (Halt, KeyboardInterrupt):
             driver.interrupt()
             if watch.fault is not None:
-                raise _ended(watch.fault) from watch.fault.__cause__
+                raise _ended(watch.fault, around.folder) from watch.fault.__cause__
             status = "interrupted"
             if watch.reason == "time":
                 watch.rest()
@@ -189,7 +190,7 @@ def _drive(around: Surroundings) -> tuple[Status, Any, Driver, int]:
             driver.interrupt()
             if not driver.begun:
                 raise
-            raise _ended(watch.fault or error) from error
+            raise _ended(watch.fault or error, around.folder) from error
         except BaseException:
             driver.interrupt()
             raise
@@ -198,11 +199,16 @@ def _drive(around: Surroundings) -> tuple[Status, Any, Driver, int]:
     return status, report, driver, undelivered
 
 
-def _ended(fault: Exception) -> Exception:
+def _ended(fault: Exception, place: StudyFolder) -> Exception:
     """What the user or the surroundings did, in one line; a bug keeps its traceback."""
-    if isinstance(fault, LSXError | OSError):
-        return StudyError(f"{fault}; {NOTHING_LOST}")
-    return fault
+    if isinstance(fault, OSError):
+        return StudyError(f"{_explained(fault, place)}; {NOTHING_LOST}")
+    return StudyError(f"{fault}; {NOTHING_LOST}") if isinstance(fault, LSXError) else fault
+
+
+def _explained(error: OSError, place: StudyFolder) -> str:
+    where = str(place.path) if error.filename is None else error.filename
+    return f"study {place.name!r} cannot be run: {error.strerror or error}: {where!r}"
 
 
 @contextmanager
@@ -211,8 +217,7 @@ def _one_line(place: StudyFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = str(place.path) if error.filename is None else error.filename
-        raise StudyError(f"study {place.name!r} cannot be run: {error.strerror or error}: {where!r}") from error
+        raise StudyError(_explained(error, place)) from error
 
 
 def _time_is_up(around: Surroundings) -> bool:

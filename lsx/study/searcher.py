@@ -10,12 +10,13 @@ import ray
 from ray.tune import Callback
 from ray.tune.search import Searcher as TuneSearcher
 
+from lsx.study.losses import node_lost
 from lsx.study.recorder import Recorder
 from lsx.study.schedulers import Driverside, study_number
 from lsx.study.watch import Watch
 
-NODE_LOST = ("node has died", "marked dead", "node was terminated", "node died", "preempted")
-"""What Ray says when a trial's machine is gone, in lower case."""
+MOST_LOSSES = 5
+"""Of a trial's nodes in a row, without a new checkpoint in between: one that takes its node down is no victim."""
 
 
 class Searcher(Driverside, TuneSearcher):
@@ -92,7 +93,7 @@ class Recording(Driverside, Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A failure after which Tune starts the trial again."""
-        if _node_lost(trial.error_file):
+        if self._losses(trial) in range(1, MOST_LOSSES + 1):
             self._lost.add(study_number(trial))
 
     def on_trial_result(
@@ -113,12 +114,26 @@ class Recording(Driverside, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a failure that no further start is left for; the loss of a node is none."""
-        number = study_number(trial)
-        if _node_lost(trial.error_file):
+        number, losses = study_number(trial), self._losses(trial)
+        if 0 < losses <= MOST_LOSSES:
             self._watch.run(lambda: self._recorder.excuse(number))
         else:
-            self._watch.run(lambda: self._recorder.fail(number, _reason(trial.error_file), trial.error_file))
+            reason = _reason(trial.error_file)
+            if losses:
+                reason = f"its node was lost {losses} times without a new checkpoint in between: {reason}"
+            self._watch.run(lambda: self._recorder.fail(number, reason, trial.error_file))
         self._watch.live.discard(number)
+
+    def _losses(self, trial: Any) -> int:
+        """Of nodes, since the trial's last checkpoint, the present one included; 0 if it failed by itself."""
+        if not self._watch.run(lambda: node_lost(_failure(trial.error_file)), False):
+            return 0
+        number, ledger = study_number(trial), self._recorder.ledger
+        known = ledger.trial(number).user_attrs
+        before, checkpoint = known.get("losses", {}), known.get("checkpoint")
+        count = 1 + (int(before["count"]) if before.get("checkpoint") == checkpoint and before else 0)
+        self._watch.run(lambda: ledger.note(number, losses={"checkpoint": checkpoint, "count": count}))
+        return count
 
     def _end_stalled(self, trials: list[Any]) -> None:
         """Kill the workers of trials that give no sign of life; Tune sees a dead worker and starts the trial again."""
@@ -129,10 +144,9 @@ class Recording(Driverside, Callback):
                     ray.kill(trial.temporary_state.ray_actor)
 
 
-def _node_lost(path: str | None) -> bool:
-    """Whether the last failure was the node's; Tune appends one to the other."""
-    text = _text(path).rpartition("Failure # ")[2].lower()
-    return any(words in text for words in NODE_LOST)
+def _failure(path: str | None) -> str:
+    """The last failure's text; Tune appends one to the other, each below a line of its own."""
+    return _text(path).rpartition("Failure # ")[2].partition("\n")[2]
 
 
 def _reason(path: str | None) -> str:

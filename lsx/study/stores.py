@@ -45,7 +45,7 @@ def refuse(uri: str) -> None:
 def prepare(uri: str) -> None:
     """The folder of a SQLite file, which MLflow does not make; a file that takes no writes is refused at once.
 
-    MLflow itself would try for minutes to open a locked one.
+    MLflow itself would try for minutes to open a locked one, or to make one in a folder that takes no files.
 
     Raises:
         StudyError: see :func:`refuse`.
@@ -56,10 +56,9 @@ def prepare(uri: str) -> None:
         return
     file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_file():
-        with closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.rollback()
+    with closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.rollback()
 
 
 def artifacts(uri: str, experiment: str) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lsx.errors import StudyError
+from lsx.study.credentials import redacted
 from lsx.study.folder import StudyFolder
 from lsx.study.spec import StudySpec
 from lsx.study.stores import default_uri, refuse
@@ -38,10 +39,14 @@ def find(
     """What is said now, else what the study's folder remembers (unless it starts afresh), else the default.
 
     Raises:
-        StudyError: what is remembered had credentials, which are not kept; or MLflow cannot use the URI.
+        StudyError: what is remembered had credentials, which are not kept; or the file of the remembered database is
+            gone; or MLflow cannot use the URI.
     """
     known = {} if fresh else place.surroundings
-    uri = tracking_uri or _remembered(known, "tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
+    around = os.environ.get("MLFLOW_TRACKING_URI")
+    if around is not None and known.get("tracking_uri") == redacted(around):
+        tracking_uri = tracking_uri or around  # with its credentials, which are not remembered
+    uri = tracking_uri or _remembered(known, "tracking_uri") or around or default_uri()
     refuse(uri)
     return Whereabouts(
         uri, storage or _remembered(known, "storage"), optuna_storage or _remembered(known, "optuna_storage")
@@ -69,6 +74,10 @@ def _remembered(known: Mapping[str, Any], name: str) -> str | None:
     if "***" in value:
         flag = f"--{name.replace('_', '-')}"
         raise StudyError(f"the study's {name.replace('_', ' ')} is {value!r}; give {flag} again, with its credentials")
-    if value.startswith("sqlite:///") and not Path(value.removeprefix("sqlite:///")).exists():
+    if value.startswith("sqlite:///") and not Path(value.removeprefix("sqlite:///").partition("?")[0]).exists():
+        if name == "optuna_storage":  # its trials are the study: without them, it would start over unasked
+            raise StudyError(
+                f"the study's database {value!r} is not there; give --optuna-storage with its place, or --fresh"
+            )
         return None  # everything was moved together
     return value

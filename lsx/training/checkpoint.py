@@ -3,7 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -25,7 +25,7 @@ def save(state: dict[str, Any], path: str | Path) -> Path:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                torch.save(state, file)
+                _write(state, file)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -33,6 +33,15 @@ def save(state: dict[str, Any], path: str | Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be written: {error.strerror or error}") from None
     return path
+
+
+def _write(state: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # torch's own, about its position in the file, hides the disk's
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load(path: str | Path) -> dict[str, Any]:

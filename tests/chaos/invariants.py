@@ -23,16 +23,37 @@ def check(
         failed: trials that must have failed, and words of their reasons.
         planned: trials; those of the study file by default.
     """
-    found = study.trials()
-    runs = _runs(study)
+    found, everything = study.trials(), _runs(study)
+    runs = [run for run in everything if run.data.tags["lsx.study"] == study.identity]
     return [
         *_counts(found, runs, planned or study.planned),
         *_states(found, runs, failed or {}),
+        *(f"run {run.info.run_name} is RUNNING" for run in everything if run.info.status == "RUNNING"),
         *_configurations(found),
         *(line for trial in found for line in _starts(study, trial)),
         *_histories(study, found, runs),
         *(_same(found, reference) if reference is not None else []),
     ]
+
+
+def interrupted(study: Study) -> list[str]:
+    """What is wrong with the runs of a study that was asked to stop; none is how it should be."""
+    states = {trial.number: trial.state.name for trial in study.trials()}
+    wrong = []
+    for run in _runs(study):
+        number = int(run.data.tags["lsx.trial"]) if _is_child(run) else None
+        if number is not None and states.get(number) != "RUNNING":
+            continue
+        if run.info.status != "KILLED":
+            wrong.append(f"run {run.info.run_name} is {run.info.status} after an interruption")
+        if number is not None and run.data.tags["lsx.status"] != "interrupted":
+            wrong.append(f"run {run.info.run_name} says {run.data.tags['lsx.status']} after an interruption")
+    return wrong
+
+
+def tag(study: Study, name: str) -> str:
+    """A tag of the study's run."""
+    return next((str(run.data.tags.get(name, "")) for run in _runs(study) if not _is_child(run)), "")
 
 
 def _runs(study: Study) -> list[Any]:

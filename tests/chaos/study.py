@@ -1,10 +1,12 @@
 """A study of noted trials in a folder of its own, and the drivers that run it."""
 
+import contextlib
+import functools
 import json
+import multiprocessing
 import os
 import re
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,9 +23,10 @@ quiet.prepare()
 import optuna  # noqa: E402
 
 from tests.chaos import trials  # noqa: E402
+from tests.chaos.trials import Order  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
 NAME = "fake"
+SECONDS_BETWEEN_LOOKS = 1.0
 PATIENCE = 240.0
 """Seconds for one driver; a loaded machine needs several times what a quiet one does."""
 CONTENT: dict[str, Any] = {
@@ -46,8 +49,18 @@ VARIANTS: dict[str, dict[str, Any]] = {"random": {}, "grid": GRID, "tpe": TPE}
 """Studies that give the same trials, in whatever order they end."""
 
 
+@functools.cache
+def nursery() -> Any:
+    """Where drivers come from: a process without threads that has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lsx.study.cli", "lsx.study.commands", "lsx.study.runner", "tests.chaos.trials"])
+    return context
+
+
 class Driver:
     """One process that runs a study, in a process group of its own, as a shell starts it.
+
+    It is forked from one that has imported everything, which would take half of the time of a small study.
 
     Args:
         command: its arguments.
@@ -57,6 +70,7 @@ class Driver:
     Attributes:
         process: the process itself.
         family: processes below it that were seen, Ray's.
+        began: when, in seconds since 1970.
     """
 
     count = 0
@@ -64,17 +78,16 @@ class Driver:
     def __init__(self, command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
         Driver.count += 1
         self._out, self._err = folder / f"out-{Driver.count}.txt", folder / f"err-{Driver.count}.txt"
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.trials", *command],
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **environment},
-                stdout=out,
-                stderr=err,
-                process_group=0,
-            )
+        order = Order(command, folder, {"OMP_NUM_THREADS": "1", "COLUMNS": "100", **environment}, self._out, self._err)
+        self.process = nursery().Process(target=trials.run, args=(order,))
+        self.process.start()
         self.family: set[psutil.Process] = set()
+        self.began, self._looked = time.time(), 0.0
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
 
     @property
     def output(self) -> str:
@@ -88,13 +101,17 @@ class Driver:
     @property
     def over(self) -> bool:
         """Whether it has ended; takes note of its family while it has not."""
-        if self.process.poll() is not None:
+        if self.process.exitcode is not None:
             return True
-        try:
-            self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
-        except psutil.Error:
-            return True
+        if time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
+            self.look()
         return False
+
+    def look(self) -> None:
+        """Take note of the processes below; that costs some."""
+        self._looked = time.monotonic()
+        with contextlib.suppress(psutil.Error):
+            self.family |= set(psutil.Process(self.pid).children(recursive=True))
 
     def until(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> bool:
         """Wait until something holds; False: the driver has ended before."""
@@ -103,18 +120,21 @@ class Driver:
             if self.over:
                 return False
             assert time.monotonic() < end, f"nothing happened for {seconds} s: {self.output[-500:]} {self.errors}"
-            time.sleep(0.02)
+            time.sleep(0.03)
         return True
 
     def signal(self, number: int, group: bool = False) -> None:
         """Send a signal, to the whole process group as a terminal does; nothing if the driver has ended."""
-        if not self.over:
-            os.killpg(self.process.pid, number) if group else os.kill(self.process.pid, number)
+        self.look()
+        if self.process.exitcode is None:
+            os.killpg(self.pid, number) if group else os.kill(self.pid, number)
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """The exit status."""
         self.until(lambda: False, seconds)
-        return self.process.wait()
+        self.process.join()
+        assert self.process.exitcode is not None
+        return self.process.exitcode
 
     def orphans(self, seconds: float = 20.0) -> list[str]:
         """What is left of its family after some time; Ray's two agents notice the end of others within a minute."""
@@ -180,6 +200,26 @@ class Study:
             return optuna.load_study(study_name=NAME, storage=optuna.storages.JournalStorage(backend)).get_trials()
         except (KeyError, ValueError):  # not there yet, or a line that is being written
             return []
+
+    @property
+    def identity(self) -> str | None:
+        """Tells this study from others of its name; None before it is there."""
+        text = self.journal.read_text(errors="replace") if self.journal.exists() else ""
+        found = re.findall(r'"identity":\s*"(\w+)"', text)
+        return found[0] if found else None
+
+    def forget(self) -> None:
+        """The study begins anew: what was noted belongs to the old one."""
+        if self.notes.exists():
+            self.notes.rename(self.path / f"notes-{len(self.drivers)}")
+        self.finished.clear()
+
+    def end(self) -> None:
+        """Kill the drivers that still run, and wait until their processes are gone."""
+        for driver in self.drivers:
+            driver.signal(signal.SIGKILL)
+            driver.process.join()
+            driver.orphans(60)
 
     def noted(self, number: int) -> list[dict[str, Any]]:
         """What a trial noted."""

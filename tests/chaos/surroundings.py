@@ -68,9 +68,11 @@ class Study:
             "resources": {"max_concurrent": 2},
         }
         (path / "fake.yaml").write_text(yaml.safe_dump(content))
+        self._ended: dict[int, int] = {}
 
     def start(self, **environment: str) -> subprocess.Popen[str]:
         """The command, in the background."""
+        self._ended |= {one.number: len(self.begun()[one.number]) for one in self.trials() if one.state.is_finished()}
         return drive.start(self._command, self.path, **self._environment, **environment)
 
     def finish(self, process: subprocess.Popen[str] | None = None, seconds: float = 240, **environment: str) -> int:
@@ -101,6 +103,11 @@ class Study:
         """Trials that have ended."""
         return sum(trial.state.is_finished() for trial in self.trials())
 
+    def resumable(self) -> list[int]:
+        """Running trials with a checkpoint."""
+        running = [trial for trial in self.trials() if trial.state.name == "RUNNING"]
+        return [trial.number for trial in running if "checkpoint" in trial.user_attrs]
+
     def begun(self) -> list[list[int]]:
         """Of each trial that was started, by number: from which epoch, at each start."""
         return [[int(word) for word in file.read_text().split()] for file in sorted(self.starts.glob("*.txt"))]
@@ -116,7 +123,9 @@ class Study:
         assert [trial.state.name for trial in found] == ["COMPLETE"] * len(reference)
         assert [(trial.params, trial.values) for trial in found] == [(one.params, one.values) for one in reference]
         assert {trial.user_attrs["attempts"] for trial in found} == {1}
-        assert [starts[0] for starts in self.begun()] == [0] * len(reference)
+        begun = self.begun()
+        assert [starts[0] for starts in begun] == [0] * len(reference)
+        assert {number: len(begun[number]) for number in self._ended} == self._ended, "a finished trial was run again"
         client, parents, runs = drive.runs(database, "fake")
         assert [one.info.status for one in parents] == ["FINISHED"]
         assert {one.info.status for one in runs} == {"FINISHED"}
@@ -126,8 +135,15 @@ class Study:
             trial = found[number]
             assert trial.user_attrs.get("run_id", one.info.run_id) == one.info.run_id
             assert one.data.tags["lsx.status"] == "complete"
+            assert one.data.tags["lsx.front"] == str(not _beaten(trial, reference)).lower()
             assert one.data.metrics["final/accuracy"] == trial.values[0]
             assert _history(client, one.info.run_id) == list(range(1, EPOCHS + 1))
+
+
+def _beaten(trial: Any, others: list[Any]) -> bool:
+    """Whether another trial has more of the first objective and less of the second."""
+    accuracy, ridge = trial.values
+    return any(one.values[0] >= accuracy and one.values[1] <= ridge and one.values != trial.values for one in others)
 
 
 def _history(client: Any, run_id: str) -> list[int]:

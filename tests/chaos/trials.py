@@ -1,9 +1,10 @@
-"""Fake trials that note what they do and meet faults, and ``tune.py`` with them, in a driver that dies where it is told.
+"""Fake trials that note what they do and meet faults, and ``tune.py`` with them, which dies where it is told.
 
 Environment variables say what goes wrong: CHAOS_FAULTS, in trials (see :func:`run_noted`); CHAOS_KILL, in the driver
 (see :func:`arm`); CHAOS_SECONDS is an epoch's time, and CHAOS_NOTES the folder of the trials' notes.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -147,7 +149,7 @@ def _hang() -> None:
 
 
 def _eat() -> None:
-    """Take memory, 100 MB at a time and really, until the monitor kills the process; 8 GB is more than it should need."""
+    """Take memory, 100 MB at a time and really, until the monitor kills the process, long before it is 8 GB."""
     held = []
     while len(held) < 80:
         held.append(bytearray(os.urandom(1 << 20) * 100))
@@ -213,6 +215,42 @@ def journal_write(path: str, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+@dataclass(frozen=True)
+class Order:
+    """What a driver is to do.
+
+    Attributes:
+        command: its arguments.
+        folder: to work in.
+        environment: what is set in addition.
+        out, err: files for what it says.
+    """
+
+    command: list[str]
+    folder: Path
+    environment: dict[str, str]
+    out: Path
+    err: Path
+
+
+def run(order: Order) -> None:
+    """The whole life of a driver in a process that was forked for it: that of ``tune.py``."""
+    os.setpgid(0, 0)
+    os.chdir(order.folder)
+    os.environ.update(order.environment)
+    for stream, file in ((sys.stdout, order.out), (sys.stderr, order.err)):
+        stream.flush()
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    sys.argv = ["tune.py", *order.command]
+    sys.orig_argv = [sys.executable, *sys.argv]
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    atexit._run_exitfuncs()
+    sys.exit(status)
+
+
 def main() -> int:
     """``tune.py`` with noted trials."""
     from optuna.storages.journal import JournalFileBackend
@@ -227,14 +265,3 @@ def main() -> int:
             _tearing(JournalFileBackend)
         arm(place)
     return cli.main()
-
-
-if __name__ == "__main__":
-    try:
-        # By its importable name: a worker cannot find what __main__ defines.
-        from tests.chaos import trials
-
-        status = trials.main()
-    except KeyboardInterrupt:
-        status = 130
-    sys.exit(status)

@@ -1,4 +1,4 @@
-"""Ray nodes as processes of their own, and a study on them.
+"""Ray nodes as processes of their own, and fake trials that note where they run.
 
 Also an entry point, ``python -m tests.cluster.nodes --study fake.yaml --address HOST:PORT``: ``tune.py`` with fake
 trials that note on which node they run.
@@ -6,6 +6,7 @@ trials that note on which node they run.
 
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -31,7 +32,8 @@ class Node:
     Args:
         words: of the command line.
         log: where its output goes.
-        environment: of its processes; ``words`` before it run the command in another mount namespace, say.
+        environment: of its processes.
+        before: words of a command that runs another, see :func:`hiding`.
     """
 
     def __init__(self, words: Sequence[str], log: Path, environment: Mapping[str, str], before: Sequence[str]) -> None:
@@ -81,20 +83,21 @@ class Machines:
     Every node has an address of the loopback interface: the head 127.0.0.2, the others those that follow.
 
     Args:
-        path: for logs and as home directory of all processes; it exists.
+        path: for logs; it exists.
         cpus: of the head.
+        before: see :func:`hiding`.
 
     Attributes:
         address: of the head, ``host:port``.
         environment: what a driver needs to be let in.
     """
 
-    def __init__(self, path: Path, cpus: int = 1) -> None:
-        self.path, self._cpus = path, cpus
+    def __init__(self, path: Path, cpus: int = 1, before: Sequence[str] = ()) -> None:
+        self.path, self._cpus, self._before = path, cpus, before
         with socket.socket() as free:
             free.bind(("127.0.0.2", 0))
             self.address = f"127.0.0.2:{free.getsockname()[1]}"
-        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "HOME": str(path)}
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._nodes: list[Node] = []
         # Ray's sockets lie below it, and their paths must be short.
         self._folder = tempfile.mkdtemp(prefix="lsx-")
@@ -103,7 +106,7 @@ class Machines:
         port = self.address.rpartition(":")[2]
         head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder}/r"]
         try:
-            self._start(head, self._cpus).await_start()
+            self._start(head, self._cpus, self._before).await_start()
         except BaseException:
             self.__exit__()
             raise
@@ -114,16 +117,18 @@ class Machines:
             node.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def join(self, cpus: int, before: Sequence[str] = (), **environment: str) -> Node:
+    def join(self, cpus: int, before: Sequence[str] = (), wait: bool = True, **environment: str) -> Node:
         """One more node.
 
         Args:
             cpus: that it has.
-            before: words of a command that runs another, such as ``unshare -m``.
+            before: see :func:`hiding`.
+            wait: until it has started.
             environment: of its processes, in addition.
         """
         node = self._start([f"--address={self.address}"], cpus, before, environment)
-        node.await_start()
+        if wait:
+            node.await_start()
         return node
 
     def _start(
@@ -134,9 +139,23 @@ class Machines:
         words = [*words, "--disable-usage-stats"]
         paths = os.pathsep.join([str(drive.ROOT), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, **self.environment, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **(more or {})}
-        node = Node(words, self.path / f"node-{len(self._nodes)}.log", environment, before)
+        node = Node(words, self.path / f"{host}.log", environment, before)
         self._nodes.append(node)
         return node
+
+
+def hiding(*folders: Path) -> list[str]:
+    """Words before a command that let it see other, empty folders in place of these, as on a machine without them."""
+    mounts = " && ".join(f"mount -t tmpfs none {shlex.quote(str(folder))}" for folder in folders)
+    return ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+
+
+def can_hide(folder: Path) -> bool:
+    """Whether this process may do what :func:`hiding` does."""
+    try:
+        return subprocess.run([*hiding(folder), "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def noting(settings: Mapping[str, str]) -> Callable[[Mapping[str, Any]], None]:

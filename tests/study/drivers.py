@@ -1,9 +1,13 @@
-"""A driver without Ray and MLflow: a real journal, a recorder, and an outbox that remembers."""
+"""A driver without Ray and MLflow: a real journal, a recorder, an outbox that remembers, and a worker in between."""
 
+import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from optuna.trial import TrialState
 
 from lsx.study import quiet
@@ -12,11 +16,12 @@ from tests.study import fakes
 
 quiet.prepare()
 
-from lsx.study import optunastore  # noqa: E402
+from lsx.study import luggage, optunastore, reporter, trial  # noqa: E402
 from lsx.study.folder import StudyFolder  # noqa: E402
 from lsx.study.ledger import Ledger  # noqa: E402
 from lsx.study.places import CHECKPOINT, Storage  # noqa: E402
 from lsx.study.recorder import Recorder  # noqa: E402
+from lsx.yamlfile import dump_plain  # noqa: E402
 
 PARENT = "parent"
 
@@ -54,6 +59,7 @@ class FakeOutbox:
         step: int = 0,
         tags: Mapping[str, Any] | None = None,
         position: int | None = None,
+        at: int | None = None,
     ) -> None:
         self.metrics.setdefault(_run(run), []).extend((name, value, step) for name, value in metrics.items())
         self.tags.setdefault(_run(run), {}).update(tags or {})
@@ -121,3 +127,63 @@ def keep(recorder: Recorder, number: int, content: str = "", **files: str) -> Pa
 
 def states(recorder: Recorder) -> list[str]:
     return [trial.state.name for trial in recorder.ledger.study.get_trials()]
+
+
+def declare(recorder: Recorder, **surroundings: str) -> None:
+    """Leave in the study's folder what a driver leaves there for those who look at it later."""
+    (recorder.folder.path / "study.yaml").write_text(dump_plain(recorder.ledger.spec.plain()))
+    recorder.folder.note_surroundings(**surroundings)
+
+
+class Lost(BaseException):
+    """The worker is gone."""
+
+
+class FakeTune:
+    """Keeps reports, and a copy of the checkpoint of each.
+
+    Args:
+        folder: of the copies, which are called by the report's index.
+        lost_after: reports after which the worker is lost.
+        newest: Tune's own checkpoint.
+    """
+
+    def __init__(self, folder: Path, lost_after: int | None = None, newest: Path | None = None) -> None:
+        self.folder, self.lost_after, self.newest = folder, lost_after, newest
+        self.reports: list[dict[str, Any]] = []
+        self.Checkpoint = SimpleNamespace(from_directory=Path)
+
+    def get_checkpoint(self) -> Any:
+        if self.newest is None:
+            return None
+        return SimpleNamespace(to_directory=lambda made: shutil.copytree(self.newest, made, dirs_exist_ok=True))
+
+    def install(self, monkeypatch: pytest.MonkeyPatch, word: "Word | None" = None) -> None:
+        """Let a trial in this process use it, with no GPU."""
+        for module in (trial, reporter, luggage):
+            monkeypatch.setattr(module, "tune", self)
+        monkeypatch.setattr(reporter, "StopWord", word or Word(math.inf))
+        monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
+
+    def report(self, message: dict[str, Any], checkpoint: Path | None = None) -> None:
+        if checkpoint is not None:
+            shutil.copytree(checkpoint, self.folder / str(len(self.reports)))
+        self.reports.append(message)
+        if len(self.reports) == self.lost_after:
+            raise Lost
+
+
+class Word:
+    """The stop word, which is said at the ``n``-th look."""
+
+    looks = 0
+
+    def __init__(self, n: float) -> None:
+        self.n = n
+
+    def __call__(self, key: str) -> "Word":
+        return self
+
+    def said(self) -> bool:
+        self.looks += 1
+        return self.looks >= self.n

@@ -154,3 +154,24 @@ def test_trials_of_an_earlier_run_are_no_news():
     with Display(console) as display:
         display.update(Snapshot("s", 9, (TRIALS[0], TRIALS[5]), resumed=1))
     assert console.file.getvalue() == "lsx: trial 5 started: gradcam\n"
+
+
+def test_a_trial_that_waits_is_neither_running_nor_finished():
+    waiting = TrialView(3, "gradcam", status="waiting", reason="its node was lost; again", position=3, total=10)
+    snapshot = replace(SNAPSHOT, trials=(*TRIALS[:3], waiting))
+    text = "\n".join(drawn(snapshot))
+    assert "3 of 14 trials" in text and "#3" not in text
+    assert remaining(snapshot) == pytest.approx((14 - 3) * 60 / 3)
+
+
+def test_trouble_is_told_once_and_again_when_it_is_back():
+    console = terminal(force_terminal=False)
+    with Display(console) as display:
+        for trouble, waiting in (("", 0), ("MLflow is away", 3), ("MLflow is away", 9), ("", 0), ("MLflow is away", 2)):
+            display.update(Snapshot("s", 9, trouble=trouble, waiting=waiting))
+    assert console.file.getvalue().splitlines() == [
+        f"lsx: MLflow is away; {count} entries wait on disk, training goes on" for count in (3, 2)
+    ]
+    assert any(
+        "MLflow is away; 3 entries" in line for line in drawn(replace(SNAPSHOT, trouble="MLflow is away", waiting=3))
+    )

@@ -1,5 +1,6 @@
 """One real small study: its driver is killed in the middle, and the same command brings it to its end."""
 
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -57,8 +58,12 @@ def _check_journal(folder: Path, left: Mapping[int, FrozenTrial]) -> None:
         metrics = trial.user_attrs["metrics"]
         assert trial.values == [metrics["accuracy"], metrics["reference_relevance_mass"]]
         config = Config.build(trial.user_attrs["config"])
-        assert Config.load(folder / "trials" / f"{trial.number:04d}" / "config.yaml") == config
+        assert Config.load(place(folder, trial) / "config.yaml") == config
         assert ("critic_loss_last_to_chance" in metrics) == ("joint" in config.stages)
+
+
+def place(folder: Path, trial: FrozenTrial) -> Path:
+    return folder / "trials" / f"{trial.number:04d}"
 
 
 def _check_runs(tmp_path: Path, folder: Path) -> None:
@@ -83,16 +88,17 @@ def _check_runs(tmp_path: Path, folder: Path) -> None:
         assert steps == list(range(1, len(steps) + 1))
         assert len(steps) == sum(getattr(config, stage).epochs for stage in config.stages)
         names = {artifact.path for artifact in client.list_artifacts(one.info.run_id)}
-        assert {"config.yaml", "explanations.png"} <= names
-        assert ("checkpoint.pt" in names) == (one.data.tags["lsx.front"] == "true")
+        assert {"config.yaml", "explanations.png", "manifest.json"} <= names
+        assert ("learner-0.pt" in names) == (one.data.tags["lsx.front"] == "true")
         tested = one.data.tags["lsx.front"] == "true" or one.data.tags["lsx.role"] == "baseline"
         assert ("test/accuracy" in one.data.metrics) == tested
-        columns = torch.load(folder / "trials" / f"{trial.number:04d}" / "explanations.pt", weights_only=True)
-        assert len(columns) == len(config.stages)
+        assert (place(folder, trial) / "explanations.png").stat().st_size > 5000
+        made = json.loads((place(folder, trial) / "manifest.json").read_text())
+        assert (made["config"], made["seeds"]) == ({**config.flat(), "device": "cpu"}, [config.seed])
     assert "true" in {one.data.tags["lsx.front"] for one in children}
     best = Config.load(folder / "best.yaml")
     front = [trial for run, trial in trials.items() if client.get_run(run).data.tags["lsx.front"] == "true"]
     assert best in [Config.build(trial.user_attrs["config"]) for trial in front]
-    learner, config = load_learner(folder / front[0].user_attrs["checkpoint"], load_data(best))
+    learner, config = load_learner(place(folder, front[0]) / "learner-0.pt", load_data(best))
     assert config.replace({"device": "auto"}) == Config.build(front[0].user_attrs["config"])
     assert all(bool(torch.isfinite(weight).all()) for weight in learner.parameters())

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lsx.config import Config
 from lsx.study.results import answer, choose, closing, front, table, write_best
-from lsx.study.spec import Resources, StudySpec
+from lsx.study.spec import StudySpec
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -30,6 +30,9 @@ SPEC = StudySpec.build(
 )
 
 
+MASS = "reference_relevance_mass"
+
+
 def make(*trials: dict, spec: StudySpec = SPEC) -> optuna.Study:
     """A study of trials given as role, values, state, settings and other user attributes."""
     study = optuna.create_study(directions=[objective.direction for objective in spec.objectives])
@@ -37,7 +40,9 @@ def make(*trials: dict, spec: StudySpec = SPEC) -> optuna.Study:
         role = given.get("role", "search")
         base = spec.reference_trials.get(role, {})
         attrs = {"role": role, "config": spec.configure({**base, **given.get("settings", {})}).flat()}
-        attrs |= {key: value for key, value in given.items() if key in ("test", "last", "metrics")}
+        attrs |= {
+            key: value for key, value in given.items() if key in ("test", "last", "metrics", "seeds", "test_seeds")
+        }
         state = given.get("state", TrialState.COMPLETE)
         study.add_trial(create_trial(state=state, values=given.get("values"), user_attrs=attrs))
     return study
@@ -181,7 +186,7 @@ def test_the_closing_fits_80_columns_and_names_the_next_steps(tmp_path):
     text = " ".join(text.split())
     for part in (
         "lsx-studies/decoys/best.yaml",
-        "OMP_NUM_THREADS=1 python -m lsx train --config lsx-studies/decoys/trials/0008/config.yaml --out lsx-run-0008",
+        "python tune.py rerun --study decoys 8",
         "sqlite:///mlflow.db",
         "mlflow ui --port 5000",
         "python tune.py --study decoys --trials 40",
@@ -189,12 +194,21 @@ def test_the_closing_fits_80_columns_and_names_the_next_steps(tmp_path):
         assert part in text
 
 
-def test_a_trial_is_trained_again_on_as_many_threads():
-    spec = SPEC.model_copy(update={"resources": Resources(cpus_per_trial=2.5)})
-    text = shown(closing(make(*STUDY), spec, "my studies/decoys", "uri", "mlflow ui"), 160)
-    assert (
-        "OMP_NUM_THREADS=2 python -m lsx train --config 'my studies/decoys/trials/0001/config.yaml' --out lsx-run-0001"
-    ) in text
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        ("python tune.py --study decoys --set seed=3", "python tune.py rerun --study decoys 1"),
+        (
+            "python tune.py --max-concurrent 2 --profile=paper --study 'my study.yaml' --folder 'all studies'",
+            "python tune.py rerun --profile=paper --study 'my study.yaml' --folder 'all studies' 1",
+        ),
+        ("python -m somewhere.else --study s", "python -m somewhere.else rerun --study s 1"),
+    ],
+)
+def test_the_line_that_trains_again_names_the_study_as_the_command_did(command, again):
+    text = shown(closing(make(*STUDY), SPEC, "folder", "uri", "mlflow ui", command), 200)
+    (line,) = [line for line in text.splitlines() if line.startswith("run it again")]
+    assert line.removeprefix("run it again").strip() == again
 
 
 def test_the_answer_counts_what_beats_the_baseline():
@@ -226,5 +240,50 @@ def test_paths_below_the_working_folder_are_shown_short(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     console = Console(file=io.StringIO(), width=200)
     console.print(closing(make(*STUDY), SPEC, tmp_path / "lsx-studies" / "decoys", "sqlite:///x.db", "mlflow ui"))
-    assert "--config lsx-studies/decoys/trials/" in console.file.getvalue()
+    assert " lsx-studies/decoys/best.yaml" in console.file.getvalue()
     assert str(tmp_path) not in console.file.getvalue()
+
+
+REPEATED = StudySpec.build({**SPEC.plain(), "repeats": 3})
+SEEDS = (
+    {"role": "baseline", "values": [0.9, 0.05], "seeds": {"accuracy": [0.89, 0.9, 0.91], MASS: [0.04, 0.05, 0.06]}},
+    {"values": [0.95, 0.04], "seeds": {"accuracy": [0.93, 0.95, 0.97], MASS: [0.03, 0.04, 0.05]}},
+)
+
+
+def test_several_seeds_have_intervals_and_paired_differences(tmp_path):
+    test = {"test": {"accuracy": 0.94}, "test_seeds": {"accuracy": [0.93, 0.94, 0.95]}}
+    study = make(SEEDS[0], {**SEEDS[1], **test}, spec=REPEATED)
+    # t of two degrees of freedom is 4.3027: 4.3027 · 0.02 / √3, and 4.3027 · 0.01 / √3.
+    assert rows(shown(table(study, REPEATED), 160))[1].split()[2:4] == ["0.9500", "±0.0497"]
+    assert "0.9400 ±0.0248" in shown(table(study, REPEATED), 160)
+    assert "95 % interval over 3 seeds" in shown(closing(study, REPEATED, tmp_path, "uri", "mlflow ui"), 160)
+    # Seed by seed: 0.04, 0.05, 0.06 more accurate, and 0.01 less mass every time.
+    text = answer(study, REPEATED)
+    assert f"over 3 seeds: accuracy +0.0500 ± 0.0248, {MASS} -0.0100 ± 0.0000." in text
+    assert "one seed each" not in text
+
+
+def test_only_what_satisfies_the_constraints_is_on_the_front_or_chosen(tmp_path):
+    bounds = [{"metric": "accuracy", "low": 0.9}, {"metric": "degenerate_maps", "high": 0.1}]
+    spec = StudySpec.build({**SPEC.plain(), "constraints": bounds})
+
+    def trial(accuracy, mass, maps):
+        return {"values": [accuracy, mass], "metrics": {"accuracy": accuracy, "degenerate_maps": maps}}
+
+    study = make(trial(0.95, 0.04, 0.0), trial(0.96, 0.01, 0.5), trial(0.8, 0.001, 0.0), trial(0.9, 0.03, 0.1))
+    assert numbers(front(study, spec)) == [0, 3]
+    assert choose(study, spec).number in (0, 3)
+    text = " ".join(shown(closing(study, spec, tmp_path, "uri", "mlflow ui"), 200).split())
+    assert "2 complete trials outside of accuracy ≥ 0.9 and degenerate_maps ≤ 0.1" in text
+    none = make(trial(0.8, 0.001, 0.0))
+    assert choose(none, spec) is None and write_best(none, spec, tmp_path) is None
+    assert answer(none, spec).startswith("None of 1 complete trial is within accuracy ≥ 0.9 and degenerate_maps ≤ 0.1")
+
+
+def test_a_baseline_outside_of_the_constraints_is_still_compared_with():
+    spec = StudySpec.build({**SPEC.plain(), "constraints": [{"metric": "accuracy", "low": 0.92}]})
+    outside = {"role": "baseline", "values": [0.9, 0.05], "metrics": {"accuracy": 0.9}}
+    study = make(outside, {"values": [0.95, 0.04], "metrics": {"accuracy": 0.95}}, spec=spec)
+    assert "The baseline reaches accuracy 0.9000" in answer(study, spec)
+    assert [line.split()[0] for line in rows(shown(table(study, spec), 160))] == ["#0", "#1"]

@@ -22,6 +22,7 @@ def test_interrupted_and_resumed(tmp_path: Path) -> None:
     os.killpg(driver.pid, signal.SIGINT)  # what a terminal does: Ray's processes get it, too
     assert driver.wait(30) == 130
     output = (tmp_path / "stdout.txt").read_text()
+    assert "lsx: stopping: trials write their checkpoints" in output
     assert "continue with: python -m tests.study.fakes --study fake.yaml" in output
     assert (tmp_path / "stderr.txt").read_text() == ""
     assert psutil.wait_procs(children, timeout=20)[1] == []
@@ -35,7 +36,7 @@ def test_interrupted_and_resumed(tmp_path: Path) -> None:
     assert [one.info.status for one in parents] == ["FINISHED"]
     assert sorted(one.info.run_id for one in runs) == sorted(trial.user_attrs["run_id"] for trial in trials)
     assert {one.info.status for one in runs} == {"FINISHED"}
-    starts = [(folder / "trials" / f"{n:04d}" / "starts.txt").read_text().split() for n in range(2)]
+    starts = [(tmp_path / "starts" / f"{n:04d}.txt").read_text().split() for n in range(2)]
     assert any(len(one) == 2 and int(one[1]) > 0 for one in starts)  # from its checkpoint
     for one in runs:
         history = [

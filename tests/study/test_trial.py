@@ -3,10 +3,8 @@
 import errno
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +15,11 @@ from lsx.study import quiet
 quiet.prepare()
 
 from lsx import Config, load_data, load_learner  # noqa: E402
-from lsx.study import luggage, reporter, trial  # noqa: E402
+from lsx.study import reporter, trial  # noqa: E402
 from lsx.study.luggage import DONE  # noqa: E402
 from lsx.study.places import CHECKPOINT, PICTURE  # noqa: E402
 from lsx.training import checkpoint  # noqa: E402
+from tests.study.drivers import FakeTune, Lost, Word  # noqa: E402
 
 SETTINGS = {
     "data": {"dataset": "decoy_mnist", "few_shot_fraction": 0.05},
@@ -34,59 +33,11 @@ SETTINGS = {
 SHORT = {"stages": ["pretrain"], "pretrain.epochs": 2, "evaluation.metrics": ["accuracy", "ridge", "relevance_mass"]}
 
 
-class Lost(BaseException):
-    """The worker is gone."""
-
-
-class FakeTune:
-    """Keeps reports, and a copy of the checkpoint of each.
-
-    Args:
-        folder: of the copies, which are called by the report's index.
-        lost_after: reports after which the worker is lost.
-        newest: Tune's own checkpoint.
-    """
-
-    def __init__(self, folder: Path, lost_after: int | None = None, newest: Path | None = None) -> None:
-        self.folder, self.lost_after, self.newest = folder, lost_after, newest
-        self.reports: list[dict[str, Any]] = []
-        self.Checkpoint = SimpleNamespace(from_directory=Path)
-
-    def get_checkpoint(self) -> Any:
-        if self.newest is None:
-            return None
-        return SimpleNamespace(to_directory=lambda made: shutil.copytree(self.newest, made, dirs_exist_ok=True))
-
-    def report(self, message: dict[str, Any], checkpoint: Path | None = None) -> None:
-        if checkpoint is not None:
-            shutil.copytree(checkpoint, self.folder / str(len(self.reports)))
-        self.reports.append(message)
-        if len(self.reports) == self.lost_after:
-            raise Lost
-
-
-class Word:
-    """The stop word, which is said at the ``n``-th look."""
-
-    looks = 0
-
-    def __init__(self, n: float) -> None:
-        self.n = n
-
-    def __call__(self, key: str) -> "Word":
-        return self
-
-    def said(self) -> bool:
-        self.looks += 1
-        return self.looks >= self.n
-
-
 @pytest.fixture(autouse=True)
 def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """At rungs and at the ends of stages only, however slow the machine is."""
     for name in ("SECONDS_BETWEEN_REPORTS", "SECONDS_WITHIN_EPOCH"):
         monkeypatch.setattr(reporter, name, 1e9)
-    monkeypatch.setattr(trial.ray, "get_gpu_ids", list)
 
 
 def run(
@@ -101,9 +52,7 @@ def run(
     **changes: Any,
 ) -> FakeTune:
     tune = FakeTune(path, lost_after, newest)
-    for module in (trial, reporter, luggage):
-        monkeypatch.setattr(module, "tune", tune)
-    monkeypatch.setattr(reporter, "StopWord", Word(stop_at))
+    tune.install(monkeypatch, Word(stop_at))
     assignment = {
         "number": 0,
         "role": "search",
