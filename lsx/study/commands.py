@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lsx.errors import StudyError
+from lsx.errors import LSXError, StudyError
+from lsx.study.credentials import redacted
 from lsx.study.display import duration
 
 Action = Callable[[argparse.Namespace, Console], int]
@@ -63,8 +65,17 @@ def _parser() -> argparse.ArgumentParser:
 def _past(args: argparse.Namespace) -> Any:
     from lsx.study.archive import open_past
 
-    name = Path(args.study).stem if args.study.endswith((".yaml", ".yml")) else args.study
-    return open_past(args.folder, f"{name}-{args.profile}" if args.profile else name, args.optuna_storage)
+    return open_past(args.folder, _study_name(args.study, args.profile), args.optuna_storage)
+
+
+def _study_name(study: str, profile: str | None) -> str:
+    """As its file says, which may be gone since it was run."""
+    from lsx.study.spec import load
+
+    with suppress(LSXError):
+        return load(study, profile).study_name
+    name = Path(study).stem if study.endswith((".yaml", ".yml")) else study
+    return f"{name}-{profile}" if profile else name
 
 
 def _list(args: argparse.Namespace, console: Console) -> int:
@@ -125,7 +136,7 @@ def trials_table(past: Any) -> Table:
         state, known = trial.state.name.lower(), trial.user_attrs
         name = Text(known.get("name", known.get("role", "")))
         if known.get("reason"):
-            name.append(f"\n{known['reason']}", style="dim")
+            name.append(f"\n{redacted(known['reason'])}", style="dim")
         cells = [
             f"{known['metrics'][one.metric]:.4f}{interval(trial, 'seeds', one.metric)}"
             if one.metric in known.get("metrics", {})
@@ -147,7 +158,8 @@ def _best(args: argparse.Namespace, console: Console) -> int:
         raise StudyError(f"study {past.spec.name!r} has no trial to choose: {results.answer(past.study, past.spec)}")
     config = Config.build(chosen.user_attrs["config"])
     if args.export is None:
-        console.print(Text(f"# trial {chosen.number} of {past.spec.name}: {results.said(chosen, past.spec)}"))
+        heading = f"# trial {chosen.number} of {past.spec.name}: {results.said(chosen, past.spec)}"
+        console.print(Text(heading), soft_wrap=True)  # wrapped, it would be no comment
         console.print(Text(dump_plain(config.plain())), soft_wrap=True)
         return 0
     export(config, Path(args.export))

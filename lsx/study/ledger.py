@@ -100,6 +100,11 @@ class Ledger:
         return not self._again and not self._may_ask()
 
     @property
+    def done(self) -> bool:
+        """Whether all trials of the budget are finished."""
+        return self.exhausted and all(one.state.is_finished() for one in self.study.get_trials(deepcopy=False))
+
+    @property
     def seconds_used(self) -> float:
         """For which drivers have run this study."""
         return float(self.study.user_attrs.get("seconds_used", 0.0))

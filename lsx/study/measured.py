@@ -1,9 +1,11 @@
 """Whether what a study asks for is measured, and can be in the processes that run its trials."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lsx.config import Config
 from lsx.errors import ConfigError
+from lsx.study.sections import Constraint, Objective
 from lsx.study.yamlines import Fault
 
 if TYPE_CHECKING:
@@ -60,34 +62,44 @@ def check_metric(key: str, name: str) -> None:
 
 
 def check_names(spec: "StudySpec") -> None:
-    """Refuse objectives that no evaluation has; before all else, since they are added to what trials measure.
+    """Refuse objectives and constraints that no evaluation has; before all else: they are added to what trials measure.
 
     Raises:
-        Fault: the first such objective, with its place.
+        Fault: the first such metric, with its place.
     """
     seen: set[str] = set()
-    for index, objective in enumerate(spec.objectives):
-        path, label = ("objectives", index, "metric"), f"objectives.{index}"
+    for section, index, metric in _asked(spec):
+        path, label = (section, index, "metric"), f"{section}.{index}"
         try:
-            check_metric("metric", objective.metric)
+            check_metric("metric", metric)
         except ConfigError as error:
             raise Fault(path, str(error), label) from None
-        if objective.metric in seen:
-            raise Fault(path, f"{objective.metric} is an objective already", label)
-        seen.add(objective.metric)
+        if section == "objectives" and metric in seen:
+            raise Fault(path, f"{metric} is an objective already", label)
+        seen.add(metric)
 
 
 def check_objectives(spec: "StudySpec") -> None:
-    """Refuse objectives that cannot be had from the study's data and settings.
+    """Refuse objectives and constraints that cannot be had from the study's data and settings.
 
     Raises:
-        Fault: the first such objective, with its place.
+        Fault: the first such metric, with its place.
     """
-    for index, objective in enumerate(spec.objectives):
-        reason = _unmeasured(objective.metric, spec.configure({}))
+    for section, index, metric in _asked(spec):
+        reason = _unmeasured(metric, spec.configure({}))
         if reason:
-            path = ("objectives", index, "metric")
-            raise Fault(path, f"{objective.metric} is not measured here: {reason}", f"objectives.{index}")
+            raise Fault((section, index, "metric"), f"{metric} is not measured here: {reason}", f"{section}.{index}")
+
+
+def _asked(spec: "StudySpec") -> Iterator[tuple[str, int, str]]:
+    """Section, index and metric of all that is asked of a trial's final metrics."""
+    sections: dict[str, tuple[Objective | Constraint, ...]] = {
+        "objectives": spec.objectives,
+        "constraints": spec.constraints,
+    }
+    for section, entries in sections.items():
+        for index, one in enumerate(entries):
+            yield section, index, one.metric
 
 
 def _unmeasured(metric: str, config: Config) -> str | None:

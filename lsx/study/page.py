@@ -36,7 +36,7 @@ def write(past: Past, path: Path) -> Path:
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(redacted(text), encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
         raise StudyError(f"{str(path)!r} cannot be written: {error.strerror or error}") from None
@@ -45,13 +45,13 @@ def write(past: Past, path: Path) -> Path:
 
 def _page(past: Past) -> Iterator[str]:
     spec, study = past.spec, past.study
-    title = html.escape(f"lsx study {spec.name}")
+    title = _text(f"lsx study {spec.name}")
     yield f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f"<style>{STYLE}</style></head><body><h1>{title}</h1>"
-    yield f"<p>{html.escape(spec.question)}</p>"
+    yield f"<p>{_text(spec.question)}</p>"
     states = ", ".join(f"{count} {name}" for name, count in sorted(past.counts.items()))
-    yield f'<p class="quiet">{html.escape(f"{states}; ran for {duration(past.seconds)}; {past.touched}")}</p>'
-    yield f"<h2>Answer</h2><p>{html.escape(results.answer(study, spec))}</p>"
+    yield f'<p class="quiet">{_text(f"{states}; ran for {duration(past.seconds)}; {past.touched}")}</p>'
+    yield f"<h2>Answer</h2><p>{_text(results.answer(study, spec))}</p>"
     yield from _front(past)
     yield f"<h2>Trials</h2>{_rendered(trials_table(past))}"
     yield from _explanations(past)
@@ -88,8 +88,13 @@ def _files(past: Past) -> Iterator[str]:
         files["Manifest of the chosen trial"] = past.folder.trial(chosen.number) / MANIFEST
     for name, file in files.items():
         if file.is_file():
-            content = html.escape(file.read_text(encoding="utf-8"))
+            content = _text(file.read_text(encoding="utf-8"))
             yield f"<details><summary>{name}</summary><pre>{content}</pre></details>"
+
+
+def _text(text: str) -> str:
+    """Redacted first: the markup around a URI must not be taken for a part of it."""
+    return html.escape(redacted(text))
 
 
 def _rendered(table: RenderableType) -> str:

@@ -185,7 +185,8 @@ def _drive(around: Surroundings) -> tuple[Status, Any, Driver, int]:
             status = "interrupted"
             if watch.reason == "time":
                 watch.rest()
-                status, report = "time is up", driver.conclude("KILLED")
+                status = "complete" if around.ledger.done else "time is up"  # the last trial may just have made it
+                report = driver.conclude("FINISHED" if status == "complete" else "KILLED")
         except Exception as error:
             driver.interrupt()
             if not driver.begun:

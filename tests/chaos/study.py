@@ -78,6 +78,8 @@ class Driver:
     def __init__(self, command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
         Driver.count += 1
         self._out, self._err = folder / f"out-{Driver.count}.txt", folder / f"err-{Driver.count}.txt"
+        self._out.touch()
+        self._err.touch()
         order = Order(command, folder, {"OMP_NUM_THREADS": "1", "COLUMNS": "100", **environment}, self._out, self._err)
         self.process = nursery().Process(target=trials.run, args=(order,))
         self.process.start()

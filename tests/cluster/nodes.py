@@ -161,15 +161,19 @@ def can_hide(folder: Path) -> bool:
 def noting(settings: Mapping[str, str]) -> Callable[[Mapping[str, Any]], None]:
     """A fake trial (see :func:`tests.study.fakes.run_fake`) with an environment of the driver's, not of its node's.
 
-    Beside its starts stands ``nodes-<number>.txt``: the ids of the nodes on which it was started.
+    Beside its starts stands ``nodes-<number>.txt``: the ids of the nodes on which it was started. While a file ``hold``
+    is there, trials that start wait.
     """
 
     def run(assignment: Mapping[str, Any]) -> None:
         import ray
 
         os.environ.update(settings)
-        with (Path(settings["FAKE_STARTS"]) / f"nodes-{assignment['number']:04d}.txt").open("a") as file:
+        notes = Path(settings["FAKE_STARTS"])
+        with (notes / f"nodes-{assignment['number']:04d}.txt").open("a") as file:
             file.write(f"{ray.get_runtime_context().get_node_id()}\n")
+        while (notes / "hold").exists():
+            time.sleep(0.05)
         fakes.run_fake(assignment)
 
     return run

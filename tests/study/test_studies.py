@@ -147,10 +147,8 @@ def test_classification_alone_is_trained_as_long_as_all_stages(name: str, profil
     assert spec.baseline == "baseline"
     baseline = spec.configure(spec.reference_trials["baseline"])
     assert baseline.stages == ("pretrain",)
-    if profile == "paper":  # the authors' number
-        assert baseline.pretrain.epochs == (4060 if name == "mnist_full" else 2060)
-    else:
-        assert baseline.pretrain.epochs == spec.longest
+    authors = 4060 if name == "mnist_full" else 2060
+    assert epochs(baseline) == (authors if profile == "paper" else spec.longest)
 
 
 @every_study
@@ -293,6 +291,17 @@ def test_the_page_has_every_study(name: str) -> None:
     arrows = [metric.arrow for metric in (METRICS.find(one.metric) for one in spec.objectives)]
     assert re.findall("[↑↓]", row) == arrows
     assert "*Yes*" in section(name) and "*No*" in section(name)
+
+
+@pytest.mark.parametrize(("profile", "searched"), [(None, 11), ("quick", 2)])
+def test_the_study_on_the_page_is_sound(profile: str | None, searched: int, tmp_path: Path) -> None:
+    found = re.search(r"^```yaml study.yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    (tmp_path / "study.yaml").write_text(found[1])
+    spec = load(tmp_path / "study.yaml", profile)
+    preflight(spec)
+    assert spec.budget.trials - len(spec.reference_trials) == searched
+    assert epochs(spec.configure(spec.reference_trials["baseline"])) == spec.longest
 
 
 CONTENT: dict[str, Any] = {
