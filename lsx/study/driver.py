@@ -30,7 +30,7 @@ from lsx.study.snapshot import Snapshot
 from lsx.study.spec import StudySpec
 from lsx.study.stores import ui_line
 from lsx.study.tracking import Ending, Tracker
-from lsx.study.watch import Watch
+from lsx.study.watch import Halt, Watch
 from lsx.yamlfile import dump_plain
 
 FRAMES_A_SECOND = 4
@@ -152,12 +152,29 @@ class Driver:
         with suppress(LSXError):
             self._note_time()
         outbox = self.recorder.outbox
-        seconds = self._patience if self.around.watch.reason is None else self._patience / 6
         if outbox.waiting:
             self.say(f"telling MLflow the rest, {outbox.waiting} entries")
-            outbox.flush(seconds, self._show)
+            self._deliver(outbox)
         outbox.close()
         return outbox.waiting
+
+    def _deliver(self, outbox: Outbox) -> None:
+        """Wait for a server that is away, and as long as it takes for one that is slow; a signal ends it."""
+        watch = self.around.watch
+        if watch.reason is not None:
+            outbox.flush(self._patience / 6, self._show)
+            return
+
+        def tick() -> None:
+            self._show()
+            if watch.reason is not None:
+                raise Halt
+
+        with suppress(Halt):
+            before = outbox.waiting + 1
+            while outbox.waiting < before:
+                before = outbox.waiting
+                outbox.flush(self._patience, tick)
 
     def say(self, message: str) -> None:
         """Show what is happening."""
@@ -201,7 +218,8 @@ class Driver:
         try:
             tuner.fit()
         except OSError as error:  # Tune's own files: a disk without room
-            raise StudyError(f"Ray Tune cannot write below {redacted(around.storage.root)!r}: {error}") from error
+            where = f"{redacted(around.storage.root)!r} or Ray's temporary folder"
+            raise StudyError(f"Ray Tune cannot write below {where}: {error}") from error
         around.watch.check()
 
     def _gpus(self, shipped: shipping.Shipped | None) -> float:

@@ -57,7 +57,8 @@ def prepare(uri: str) -> None:
     file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     file.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as database:
-        database.execute("BEGIN IMMEDIATE")
+        database.execute("BEGIN IMMEDIATE")  # SQLite lets a file that is read-only pass here
+        database.execute("CREATE TABLE lsx_probe (x)")
         database.rollback()
 
 

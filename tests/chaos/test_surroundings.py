@@ -65,9 +65,9 @@ def test_a_server_that_is_slow_and_then_gone_delays_no_trial_and_gets_the_rest_f
 ) -> None:
     proxy = Proxy(server.port)
     proxy.seconds = 0.5
-    study = Study(tmp_path, "--tracking-uri", proxy.uri, LSX_OUTBOX_PATIENCE="3")
+    study = Study(tmp_path, "--tracking-uri", proxy.uri)
     with proxy:
-        process = study.start()
+        process = study.start(LSX_OUTBOX_PATIENCE="3")
         drive.wait_until(lambda: study.begun(), process)
         before = proxy.requests
         drive.wait_until(lambda: study.finished() == len(reference), process)
@@ -97,7 +97,7 @@ def test_databases_that_are_locked_or_read_only_for_a_while_are_waited_for(
     tmp_path: Path, reference: Sequence[Any]
 ) -> None:
     tracking, trials = tmp_path / "mlflow.db", tmp_path / "optuna.db"
-    study = Study(tmp_path, "--optuna-storage", f"sqlite:///{trials}", LSX_STORAGE_PATIENCE="20")
+    study = Study(tmp_path, "--optuna-storage", f"sqlite:///{trials}", seconds=1.0, LSX_STORAGE_PATIENCE="20")
     process = study.start()
     drive.wait_until(lambda: study.finished() >= 1, process)
     with locked(tracking):
@@ -105,10 +105,9 @@ def test_databases_that_are_locked_or_read_only_for_a_while_are_waited_for(
         drive.wait_until(lambda: study.finished() > before, process)
         with locked(trials):
             time.sleep(6)  # more than one attempt's
-        drive.wait_until(lambda: BUFFERED in study.output, process)
     with immutable(tracking):
         before = study.finished()
-        drive.wait_until(lambda: study.finished() > before, process)
+        drive.wait_until(lambda: study.finished() > before and BUFFERED in study.output, process)
     assert study.finish(process) == 0
     assert study.errors == ""
     study.check(tracking, reference)
