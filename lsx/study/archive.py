@@ -85,7 +85,8 @@ def open_past(root: str | Path, name: str, optuna_storage: str | None = None) ->
     if url is not None and "***" in url and optuna_storage is None:
         raise StudyError(f"the study's Optuna storage is {url!r}; give --optuna-storage, with its credentials")
     spec = load(folder.path / "study.yaml")
-    return Past(spec, folder, view(optunastore.load_study(name, folder.journal, url)))
+    stored = known.get("optuna_study", spec.study_name)  # one that was set aside has another name than its folder
+    return Past(spec, folder, view(optunastore.load_study(stored, folder.journal, url)))
 
 
 def all_past(root: str | Path) -> Iterator[tuple[str, Past | StudyError]]:

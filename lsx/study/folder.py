@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -128,10 +127,6 @@ class StudyFolder:
         with self.journal.open("r+b") as file:
             file.truncate(sound)
         return kept
-
-    def discard_scratch(self) -> None:
-        """Delete Ray's files."""
-        shutil.rmtree(self.ray, ignore_errors=True)
 
     def _take_lock(self) -> int:
         name = self.path / "lock"

@@ -111,7 +111,8 @@ def run(
         place, tracking_uri=tracking_uri, storage=storage, optuna_storage=optuna_storage, fresh=fresh
     )
     uri, database, root = where.tracking_uri, where.optuna_storage, where.storage
-    checkpoints = Storage(place.ray if root is None else joined(root, spec.study_name))
+    if root is not None:
+        Storage(root)  # refused before anything is made
     provenance, pools, missing = _preflight(spec)
     if missing is not None and (fresh or not place.begun):
         raise missing
@@ -130,11 +131,12 @@ def run(
             place.owing = False
         watch = Watch(grace)
         stack.enter_context(signals(watch))
+        own = place.ray if root is None else joined(root, f"{spec.study_name}-{ledger.identity[:12]}")
         around = Surroundings(
             spec=spec,
             folder=place,
             ledger=ledger,
-            storage=checkpoints,
+            storage=Storage(own),
             uri=uri,
             address=address,
             watch=watch,
@@ -263,7 +265,9 @@ def _set_aside(place: StudyFolder, spec: StudySpec, database: str | None) -> Ite
     aside = place.set_aside()  # the first, for its outbox must not be taken for the new study's
     try:
         if database is not None:
-            optunastore.set_aside(database, spec.study_name)
+            renamed = optunastore.set_aside(database, spec.study_name)
+            if aside is not None and renamed is not None:
+                StudyFolder(aside.parent, aside.name).note_surroundings(optuna_study=renamed)
         yield aside
     except LSXError as error:
         if aside is None:

@@ -210,7 +210,8 @@ def twice(this: Round) -> None:
     time.sleep(this.chance.uniform(0, 1))
     driver.signal(number, group=number == signal.SIGINT)
     this.tell(f"signal {number} twice")
-    assert driver.wait() in (DONE, INTERRUPTED), driver.errors[-1500:]
+    status = driver.wait()
+    assert status in (DONE, INTERRUPTED), f"exit status {status}: {driver.output[-300:]} {driver.errors[-1500:]}"
     left = driver.orphans(20)
     assert not left, f"after 20 s still alive: {left}"
 

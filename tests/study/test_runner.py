@@ -21,6 +21,7 @@ from mlflow import MlflowClient  # noqa: E402
 
 from lsx.errors import StudyError  # noqa: E402
 from lsx.study import cluster, driver, optunastore, runner, schedulers  # noqa: E402
+from lsx.study.archive import names, open_past  # noqa: E402
 from lsx.study.display import Display  # noqa: E402
 from lsx.study.runner import StudyResult, run  # noqa: E402
 from lsx.study.watch import Halt  # noqa: E402
@@ -190,7 +191,7 @@ def test_a_study_in_a_database_with_checkpoints_elsewhere(
     assert (first.status, first.finished) == ("complete", 3)
     assert starts(1) == ["0", "2"]
     assert not (first.folder / "journal.log").exists() and not (first.folder / "ray").exists()
-    assert [path.name for path in (shared / "fake").iterdir()] == [".lsx-storage"]
+    assert [path.name for path in shared.glob("fake-*/*")] == [".lsx-storage"]
     study = optuna.load_study(study_name="fake", storage=url)
     assert states(study) == ["COMPLETE"] * 3
     assert study.user_attrs["driver"] == {}  # the lease was given back
@@ -215,6 +216,8 @@ def test_a_study_in_a_database_with_checkpoints_elsewhere(
     assert (old.startswith("fake-"), new) == (True, "fake")
     assert states(optuna.load_study(study_name=old, storage=url)) == ["COMPLETE"] * 3
     assert "COMPLETE" not in states(optuna.load_study(study_name=new, storage=url))
+    (aside,) = [name for name in names("lsx-studies") if name != "fake"]
+    assert open_past("lsx-studies", aside).counts == {"complete": 3}
 
     (tmp_path / "trials.db").rename(tmp_path / "moved.db")
     with pytest.raises(StudyError, match="^the study's database '.*trials.db' is not there; give --optuna-storage"):
@@ -340,7 +343,7 @@ def _data_is_gone(_: Any) -> None:
     [
         ({"data.source": "folder", "data.root": "none"}, {}, "^study fake: .*'none' is not a folder"),
         ({}, {"tracking_uri": "sqlite://"}, "kept in memory"),
-        ({}, {"storage": "s4://bucket"}, "^storage 's4://bucket/fake' cannot be used"),
+        ({}, {"storage": "s4://bucket"}, "^storage 's4://bucket' cannot be used"),
         ({}, {"time_budget": "-3"}, "^time budget: '-3' is no duration above 0"),
     ],
 )
