@@ -20,6 +20,7 @@ from ray.tune import PlacementGroupFactory
 from lsx.errors import StudyError
 from lsx.study import quiet
 from lsx.study.credentials import redacted
+from lsx.study.interruption import put_back
 from lsx.study.sections import Resources
 
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -68,7 +69,22 @@ def started(address: str | None = None, images: int = 0) -> Iterator[None]:
         try:
             yield
         finally:
-            ray.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Leave Ray, and stay in charge of SIGTERM: Ray's core makes it deadly when it ends, before its processes do."""
+    node: Any = ray_worker._global_node
+    if node is not None:
+        end = node.kill_all_processes
+
+        def armed(*args: Any, **kwargs: Any) -> None:
+            put_back()
+            end(*args, **kwargs)
+
+        node.kill_all_processes = armed
+    ray.shutdown()
+    put_back()
 
 
 def reach(address: str) -> None:

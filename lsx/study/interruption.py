@@ -13,11 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def signals(watch: Watch) -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP stop the study, in the main thread; elsewhere nothing is done."""
+    """Let SIGINT, SIGTERM and SIGHUP stop the study, unless they are ignored; in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = _handlers()
 
     def note(number: int, _: Any) -> None:
         if watch.reason == "signal":
@@ -25,7 +25,7 @@ def signals(watch: Watch) -> Iterator[None]:
                 signal.signal(other, handler)
         watch.stop("signal")
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield
@@ -34,13 +34,26 @@ def signals(watch: Watch) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def put_back() -> None:
+    """Let Python handle the signals as it was told, after a library in C has changed that behind its back."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in _handlers().items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def signals_kept(context: Any) -> Iterator[None]:
     """Enter a context (Ray's) that sets signal handlers of its own, and put back those before."""
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = _handlers()
     with context:
         if main:
             for number, handler in before.items():
                 signal.signal(number, handler)
         yield
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    """Of the signals that mean something: a shell lets those be ignored that nohup and background jobs must survive."""
+    known = {number: signal.getsignal(number) for number in SIGNALS}
+    return {number: handler for number, handler in known.items() if handler not in (signal.SIG_IGN, None)}

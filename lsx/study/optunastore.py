@@ -104,6 +104,10 @@ def set_aside(url: str, name: str) -> str | None:
     return aside
 
 
+class GoneError(StudyError):
+    """Somebody has deleted the study from its storage."""
+
+
 class Patient:
     """A storage that is asked again while it is locked or away, and no more after it was given up.
 
@@ -117,7 +121,7 @@ class Patient:
 
     def __init__(self, storage: Any, shown: str, patience: float) -> None:
         self._storage, self._shown, self._patience = storage, shown, patience
-        self._given_up: str | None = None
+        self._given_up: StudyError | None = None
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._storage, name)
@@ -126,7 +130,7 @@ class Patient:
     def _asking(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def asked(*args: Any, **kwargs: Any) -> Any:
             if self._given_up is not None:
-                raise StudyError(self._given_up)
+                raise type(self._given_up)(str(self._given_up))
             end, pause = time.monotonic() + self._patience, 0.2
             while True:
                 try:
@@ -139,13 +143,13 @@ class Patient:
                 except KeyError as error:
                     if call.__name__ == "get_study_id_from_name":
                         raise
-                    raise self._give_up("the study is not there any more") from error
+                    raise self._give_up("the study is not there any more", GoneError) from error
 
         return asked
 
-    def _give_up(self, reason: str) -> StudyError:
-        self._given_up = f"study storage {self._shown!r} cannot be used: {reason}"
-        return StudyError(self._given_up)
+    def _give_up(self, reason: str, kind: type[StudyError] = StudyError) -> StudyError:
+        self._given_up = kind(f"study storage {self._shown!r} cannot be used: {reason}")
+        return self._given_up
 
 
 class Lease:

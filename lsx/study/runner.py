@@ -204,6 +204,8 @@ def _drive(around: Surroundings) -> tuple[Status, Any, Driver, int]:
 
 def _ended(fault: Exception, place: StudyFolder) -> Exception:
     """What the user or the surroundings did, in one line; a bug keeps its traceback."""
+    if isinstance(fault, optunastore.GoneError):
+        return fault  # that much is lost
     if isinstance(fault, OSError):
         return StudyError(f"{_explained(fault, place)}; {NOTHING_LOST}")
     return StudyError(f"{fault}; {NOTHING_LOST}") if isinstance(fault, LSXError) else fault

@@ -116,11 +116,16 @@ def kill_once(this: Round) -> None:
         this.wait_for_growth(driver)
         this.tell(f"kill at {study.size()} lines")
     else:
-        driver.until(lambda: any(word in driver.output for word in ("testing trial", "writing results")))
+        wait_for_end(driver)
         time.sleep(chance.uniform(0, 1.5))
         this.tell("kill in the conclusion")
     driver.signal(signal.SIGKILL)
     _settle(this, driver)
+
+
+def wait_for_end(driver: Driver) -> bool:
+    """Wait for the conclusion; False: the driver has ended."""
+    return driver.until(lambda: any(word in driver.output for word in ("testing trial", "writing results")))
 
 
 def killed_at(this: Round, place: str) -> None:
@@ -169,16 +174,19 @@ def sigterm(this: Round) -> None:
         stop_once(this, signal.SIGTERM)
 
 
-def stop_once(this: Round, number: int, early: bool | None = None) -> None:
-    """A signal that asks for the end: while it starts, or while trials run, which must checkpoint first."""
+def stop_once(this: Round, number: int, moment: str = "") -> None:
+    """A signal that asks for the end: at the ``start``, in the ``middle``, or in the ``end``; by chance by default."""
     driver = this.study.start()
-    if early if early is not None else this.chance.random() < 0.4:
+    moment = moment or this.chance.choice(("start", "middle", "middle", "end"))
+    if moment == "start":
         driver.until(lambda: HANDLED in driver.output)
-        time.sleep(seconds := this.chance.uniform(0, 6))
-        this.tell(f"signal {number} {seconds:.1f} s after the start")
-    else:
+        time.sleep(this.chance.uniform(0, 6))
+    elif moment == "middle":
         this.wait_for_trials(driver)
-        this.tell(f"signal {number} while trials run")
+    else:
+        wait_for_end(driver)
+        time.sleep(this.chance.uniform(0, 0.5))
+    this.tell(f"signal {number} in the {moment}")
     driver.signal(number, group=number == signal.SIGINT)
     check_stopped(this, driver)
 
@@ -332,7 +340,7 @@ def refused(this: Round, words: str) -> None:
 
 def stopped_and_edited(this: Round) -> None:
     """As :func:`edit`, in the middle of a study."""
-    stop_once(this, signal.SIGTERM, early=False)
+    stop_once(this, signal.SIGTERM, "middle")
     edit(this)
 
 

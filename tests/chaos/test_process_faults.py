@@ -82,12 +82,13 @@ def _kill(driver: Driver) -> None:
 
 
 def test_asked_to_stop(this: Round, undisturbed: Study) -> None:
-    """Ctrl-C while trials run, SIGTERM while Ray starts, and a second SIGTERM right after the first."""
-    faults.stop_once(this, signal.SIGINT, early=False)
+    """Ctrl-C while trials run, SIGTERM while Ray starts, a second one right after the first, one at the very end."""
+    faults.stop_once(this, signal.SIGINT, "middle")
     stopped = {trial.number: this.study.noted(trial.number)[-1]["kept"] for trial in _running(this.study)}
     assert stopped
-    faults.stop_once(this, signal.SIGTERM, early=True)
+    faults.stop_once(this, signal.SIGTERM, "start")
     faults.twice(this)
+    faults.stop_once(this, signal.SIGTERM, "end")
     this.study.finish()
     for number, kept in stopped.items():
         assert [one["start"] for one in this.study.noted(number) if "start" in one][1] == kept

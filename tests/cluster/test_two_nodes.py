@@ -162,21 +162,21 @@ def test_a_node_that_is_killed_costs_no_trial_and_one_that_joins_gets_some(tmp_p
     with Machines(tmp_path, 1) as machines:
         doomed = machines.join(1)
         study = Study(
-            tmp_path / "killed", machines, server.uri, str(tmp_path / "shared"), budget={"trials": 7, "attempts": 1}
+            tmp_path / "killed", machines, server.uri, str(tmp_path / "shared"), budget={"trials": 9, "attempts": 1}
         )
         before = identities(machines)
         driver = study.start(1.0)
         drive.wait_until(lambda: study.kept_on(before["127.0.0.3"]), driver)
         lost = study.kept_on(before["127.0.0.3"])[0]
-        study.hold()
         doomed.kill()
         drive.wait_until(lambda: len(study.nodes(lost)) == 2, driver)
+        study.hold()
         machines.join(2)
         joined = identities(machines)["127.0.0.4"]
         drive.wait_until(lambda: len(study.started_on(joined)) == 2, driver)
         study.release()
         study.end(driver)
-    study.check(server, 7)
+    study.check(server, 9)
     assert study.begun(lost)[0] == 0 < study.begun(lost)[1]
     assert study.nodes(lost)[0] == before["127.0.0.3"] != study.nodes(lost)[1]
 

@@ -131,7 +131,7 @@ def test_flags_stand_for_settings() -> None:
         (["--time-budget", "soon"], "time budget: 'soon' is no duration above 0, such as 45s"),
         (["--set", "loss.lambda=3"], "unknown setting 'loss.lambda'"),
         (["--sampler", "tpes"], "tpes"),
-        (["--storage", "s4://bucket/x"], "storage 's4://bucket/x/fake' cannot be used"),
+        (["--storage", "s4://bucket/x"], "storage 's4://bucket/x' cannot be used"),
         (["--optuna-storage", "trials.db"], "it is no URL of a database"),
         (["--tracking-uri", "sqlite://"], "kept in memory"),
     ],

@@ -73,8 +73,7 @@ def test_a_study_is_named_as_it_was_when_it_was_run() -> None:
     Path("file.yaml").write_text(yaml.safe_dump(fakes.CONTENT))  # which names its study fake
     assert said("show", "--study", "file.yaml") == said("show", "--study", "fake")
     (STUDIES / "fake").rename(STUDIES / "fake-quick")
-    with pytest.raises(StudyError, match="study 'fake-quick'|cannot be read"):
-        said("show", "--study", "fake", "--profile", "quick")
+    assert "2 complete" in said("show", "--study", "fake", "--profile", "quick")  # the folder's name counts
 
 
 def test_best_prints_a_configuration_that_loads(tmp_path: Path) -> None:
