@@ -4,9 +4,11 @@ The word after a block's language says what becomes of it: nothing, it runs; ``n
 servers, GPUs, signatures); a file's name, it is written to that file. Blocks of a page run in order, in one folder.
 """
 
+import argparse
 import ast
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,6 +17,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import yaml
 
 import lsx
 from lsx.cli import main
@@ -160,11 +163,36 @@ def texts(path: Path) -> list[str]:
     return found
 
 
-def test_every_flag_of_tune_is_explained() -> None:
-    from lsx.study import cli, commands
+def tune_parser() -> argparse.ArgumentParser:
+    from lsx.study import cli
 
-    flags = {option for action in cli._parser()._actions for option in action.option_strings} - {"-h", "--help"}
+    return cli._parser()
+
+
+def test_every_flag_of_tune_is_explained() -> None:
+    from lsx.study import commands
+
+    flags = {option for action in tune_parser()._actions for option in action.option_strings} - {"-h", "--help"}
     rows = re.findall(r"^\| `(--[\w-]+)` \|", section(DOCS / "tune.md", "Flags"), re.MULTILINE)
     assert sorted(rows) == sorted(flags)
     text = section(DOCS / "tune.md", "What has been run")
     assert [name for name in commands.COMMANDS if f"`tune.py {name}" not in text] == []
+
+
+def test_the_cluster_files_hold_together() -> None:
+    (job,) = yaml.safe_load_all((DOCS / "rayjob.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in groups):
+        (container,) = pod["containers"]
+        mounts = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in pod["volumes"]}
+        assert {one["name"] for one in container["env"]} == {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
+    scripts = {"rayjob.yaml": job["spec"]["entrypoint"], "slurm.sh": (DOCS / "slurm.sh").read_text()}
+    known = {option for action in tune_parser()._actions for option in action.option_strings}
+    for name, text in scripts.items():
+        (command,) = re.findall(r"python tune\.py (.+?)(?:&|$)", text.replace("\\\n", " "), re.DOTALL)
+        flags = set(re.findall(r"--[\w-]+", command))
+        assert flags >= {"--study", "--address", "--storage", "--folder"}, name
+        assert flags <= known, name
+    assert subprocess.run(["bash", "-n", DOCS / "slurm.sh"], check=False).returncode == 0
