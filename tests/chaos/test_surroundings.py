@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from lsx.errors import CheckpointError
 from lsx.study import stores
+from lsx.training import checkpoint
 from tests.chaos.surroundings import Proxy, Study, disk, fill, immutable, locked, read_only
 from tests.study import drive
 from tests.study.servers import Server
@@ -179,3 +182,15 @@ def test_full_disks_stop_the_study_and_cost_nothing(tmp_path: Path, reference: S
 def _check_full(study: Study, end: str) -> None:
     assert "No space left on device" in study.errors and study.errors.endswith(f"{end}\n")
     assert study.errors.count("\n") == 1
+
+
+def test_a_checkpoint_that_finds_no_room_is_told_from_a_broken_trial(tmp_path: Path) -> None:
+    from lsx.study import trial
+
+    with disk(tmp_path / "disk", megabytes=1) as place:
+        path = checkpoint.save({"weights": torch.zeros(1000)}, place / "checkpoint.pt")
+        before = path.read_bytes()
+        with pytest.raises(CheckpointError, match="No space left on device") as raised:
+            checkpoint.save({"weights": torch.zeros(1_000_000)}, path)
+        assert trial._no_room(raised.value.__context__)
+        assert [file.read_bytes() for file in place.iterdir()] == [before]

@@ -117,18 +117,16 @@ class Machines:
             node.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def join(self, cpus: int, before: Sequence[str] = (), wait: bool = True, **environment: str) -> Node:
-        """One more node.
+    def join(self, cpus: int, before: Sequence[str] = (), **environment: str) -> Node:
+        """One more node, when it has started; several at once would take each other's sockets.
 
         Args:
             cpus: that it has.
             before: see :func:`hiding`.
-            wait: until it has started.
             environment: of its processes, in addition.
         """
         node = self._start([f"--address={self.address}"], cpus, before, environment)
-        if wait:
-            node.await_start()
+        node.await_start()
         return node
 
     def _start(
