@@ -376,7 +376,7 @@ def refused_edit(this: Round) -> None:
     flipped = [{"metric": "accuracy", "direction": "minimize"}, before["objectives"][1]]
     change, words = this.chance.choice(
         (
-            ({"objectives": flipped}, "maximize became minimize"),
+            ({"objectives": flipped}, "objectives: "),
             ({"settings": {**before["settings"], "pretrain.learning_rate": 0.5}}, "settings.pretrain.learning_rate"),
         )
     )

@@ -140,11 +140,12 @@ class Driver:
 
     def orphans(self, seconds: float = 20.0) -> list[str]:
         """What is left of its family after some time; Ray's two agents notice the end of others within a minute."""
-        alive = psutil.wait_procs(self.family, timeout=0)[1]
-        end = time.monotonic() + seconds
-        while (alive := [one for one in alive if _lives(one)]) and time.monotonic() < end:
+        end, left = time.monotonic() + seconds, self.family
+        while left := {one for one in left if _lives(one) and "agent" not in _title(one).lower()}:
+            if time.monotonic() > end:
+                break
             time.sleep(0.1)
-        return [_title(one) for one in alive if "agent" not in _title(one).lower()]
+        return [_title(one) for one in left]
 
 
 class Study:
