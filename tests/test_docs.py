@@ -21,7 +21,7 @@ import yaml
 
 import lsx
 from lsx.cli import main
-from lsx.study.spec import load as load_study
+from lsx.study.declared.spec import load as load_study
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))

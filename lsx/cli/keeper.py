@@ -122,10 +122,10 @@ def _followers(order: Order, dataset: Dataset) -> list[Follower]:
     config, memory, found = order.config, order.folder.memory, list[Follower]()
     try:
         if store := memory.get("mlflow"):
-            from lsx.study import quiet
+            from lsx.study.environment import quiet
 
             quiet.prepare()
-            from lsx.study.foreground import ForegroundRun
+            from lsx.study.tracked.foreground import ForegroundRun
 
             where, known = (store["uri"], store["experiment"]), store.get("run_id")
             run = ForegroundRun(*where, memory["name"], config, order.folder.path, known)

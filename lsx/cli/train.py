@@ -272,6 +272,6 @@ def _show(values: Mapping[str, float], reasons: Mapping[str, str], folder: RunFo
     if place := folder.memory.get("logdir"):
         print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(Path(place).parent))}")
     if store := folder.memory.get("mlflow"):
-        from lsx.study.tracking import ui_line
+        from lsx.study.tracked.tracking import ui_line
 
         print(f"MLflow: {ui_line(store['uri'])}")

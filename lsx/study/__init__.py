@@ -6,18 +6,18 @@ Imported late, so that ``import lsx.study`` costs nothing.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lsx.study.archive import Past, open_past
-    from lsx.study.dryrun import DryRun, dry_run
-    from lsx.study.runner import StudyResult, run
-    from lsx.study.spec import StudySpec, load
+    from lsx.study.declared.spec import StudySpec, load
+    from lsx.study.running.runner import StudyResult, run
+    from lsx.study.shown.archive import Past, open_past
+    from lsx.study.shown.dryrun import DryRun, dry_run
 
 __all__ = ["DryRun", "Past", "StudyResult", "StudySpec", "dry_run", "load", "open_past", "run"]
 
 _ROOMS = {
-    "archive": ("Past", "open_past"),
-    "dryrun": ("DryRun", "dry_run"),
-    "runner": ("StudyResult", "run"),
-    "spec": ("StudySpec", "load"),
+    "shown.archive": ("Past", "open_past"),
+    "shown.dryrun": ("DryRun", "dry_run"),
+    "running.runner": ("StudyResult", "run"),
+    "declared.spec": ("StudySpec", "load"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from lsx.errors import LSXError
 
 if TYPE_CHECKING:
-    from lsx.study.runner import StudyResult
-    from lsx.study.spec import StudySpec
+    from lsx.study.declared.spec import StudySpec
+    from lsx.study.running.runner import StudyResult
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 ONCE = ("--fresh", "--dry-run")
@@ -78,15 +78,15 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from lsx.study.display import Display
-    from lsx.study.spec import load
+    from lsx.study.declared.spec import load
+    from lsx.study.shown.display import Display
 
     spec = load(args.study, args.profile, overrides(args))
     display = Display()
     _say(f"lsx: study {spec.study_name}: loading Ray, Optuna and MLflow", display.console)
     if args.dry_run:
         return _rehearse(args, spec, display.console)
-    from lsx.study.runner import run
+    from lsx.study.running.runner import run
 
     result = run(
         spec,
@@ -108,9 +108,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _rehearse(args: argparse.Namespace, spec: "StudySpec", console: Console) -> int:
     """Check and estimate; 2 when something would keep the study from running."""
-    from lsx.study import whereabouts
-    from lsx.study.dryrun import dry_run
-    from lsx.study.folder import StudyFolder
+    from lsx.study.environment import whereabouts
+    from lsx.study.environment.folder import StudyFolder
+    from lsx.study.shown.dryrun import dry_run
 
     where = whereabouts.find(
         StudyFolder(args.folder, spec.study_name),
@@ -169,7 +169,7 @@ def _say(line: str, console: Console) -> None:
 
 
 def _redacted(error: LSXError) -> str:
-    from lsx.study.credentials import redacted
+    from lsx.study.environment.credentials import redacted
 
     return redacted(str(error))
 
@@ -181,7 +181,7 @@ def _resume_line(result: "StudyResult") -> str:
 
 def _command(without: tuple[str, ...]) -> str:
     """The running command line less some flags and their values, and less credentials."""
-    from lsx.study.credentials import redacted
+    from lsx.study.environment.credentials import redacted
 
     words: list[str] = []
     value_follows = False

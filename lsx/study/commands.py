@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lsx.errors import LSXError, StudyError
-from lsx.study.credentials import redacted
-from lsx.study.display import duration
+from lsx.study.environment.credentials import redacted
+from lsx.study.shown.display import duration
 
 Action = Callable[[argparse.Namespace, Console], int]
 STYLES = {"complete": "green", "pruned": "yellow", "fail": "red", "running": "cyan"}
@@ -63,14 +63,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _past(args: argparse.Namespace) -> Any:
-    from lsx.study.archive import open_past
+    from lsx.study.shown.archive import open_past
 
     return open_past(args.folder, _study_name(args.study, args.profile), args.optuna_storage)
 
 
 def _study_name(study: str, profile: str | None) -> str:
     """As its file says, which may be gone since it was run."""
-    from lsx.study.spec import load
+    from lsx.study.declared.spec import load
 
     with suppress(LSXError):
         return load(study, profile).study_name
@@ -79,8 +79,8 @@ def _study_name(study: str, profile: str | None) -> str:
 
 
 def _list(args: argparse.Namespace, console: Console) -> int:
-    from lsx.study.archive import all_past
-    from lsx.study.spec import shipped
+    from lsx.study.declared.spec import shipped
+    from lsx.study.shown.archive import all_past
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"run, in {args.folder}", title_justify="left")
     for header in ("study", "trials", "state", "ran for", "last change"):
@@ -101,7 +101,7 @@ def _list(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
-    from lsx.study import results
+    from lsx.study.shown import results
 
     past = _past(args)
     console.print(Text(" ".join(past.spec.question.split()) or past.spec.name, style="bold"))
@@ -124,7 +124,7 @@ def _show(args: argparse.Namespace, console: Console) -> int:
 
 def trials_table(past: Any) -> Table:
     """All trials: number, what they are, state, objectives or the reason that there are none."""
-    from lsx.study.results import interval
+    from lsx.study.shown.results import interval
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title="trials", title_justify="left")
     table.add_column("#", justify="right")
@@ -149,7 +149,7 @@ def trials_table(past: Any) -> Table:
 
 def _best(args: argparse.Namespace, console: Console) -> int:
     from lsx.config import Config
-    from lsx.study import results
+    from lsx.study.shown import results
     from lsx.yamlfile import dump_plain
 
     past = _past(args)
@@ -185,14 +185,14 @@ def export(config: Any, path: Path) -> None:
 
 
 def _rerun(args: argparse.Namespace, console: Console) -> int:
-    from lsx.study.rerun import rerun
+    from lsx.study.shown.rerun import rerun
 
     past = _past(args)
     return rerun(past, past.trial(args.trial), console)
 
 
 def _report(args: argparse.Namespace, console: Console) -> int:
-    from lsx.study.page import write
+    from lsx.study.shown.page import write
 
     past = _past(args)
     path = write(past, Path(args.out) if args.out else past.folder.path / "report.html")

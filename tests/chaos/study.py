@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import yaml
 
-from lsx.study import quiet
+from lsx.study.environment import quiet
 from tests.study import fakes
 
 quiet.prepare()
@@ -53,7 +53,9 @@ VARIANTS: dict[str, dict[str, Any]] = {"random": {}, "grid": GRID, "tpe": TPE}
 def nursery() -> Any:
     """Where drivers come from: a process without threads that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lsx.study.cli", "lsx.study.commands", "lsx.study.runner", "tests.chaos.trials"])
+    context.set_forkserver_preload(
+        ["lsx.study.cli", "lsx.study.commands", "lsx.study.running.runner", "tests.chaos.trials"]
+    )
     return context
 
 

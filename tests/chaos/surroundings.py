@@ -28,7 +28,7 @@ EPOCHS = fakes.EPOCHS
 
 def run_guarded(assignment: Mapping[str, Any]) -> None:
     """A fake trial within the real one's way out."""
-    from lsx.study import trial
+    from lsx.study.worker import trial
 
     trial._run = fakes.run_fake
     trial.run_trial(assignment)
@@ -279,7 +279,8 @@ def _or_skip(*command: str) -> None:
 
 def main() -> int:
     """``tune.py`` with :func:`run_guarded`."""
-    from lsx.study import cli, runner
+    from lsx.study import cli
+    from lsx.study.running import runner
 
     runner.run_trial = run_guarded
     Path(os.environ["FAKE_STARTS"]).mkdir(exist_ok=True)

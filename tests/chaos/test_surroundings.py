@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lsx.errors import CheckpointError
-from lsx.study import stores
+from lsx.study.tracked import stores
 from lsx.training import checkpoint
 from tests.chaos.surroundings import Proxy, Study, disk, fill, immutable, locked, read_only
 from tests.study import drive
@@ -185,7 +185,7 @@ def _check_full(study: Study, end: str) -> None:
 
 
 def test_a_checkpoint_that_finds_no_room_is_told_from_a_broken_trial(tmp_path: Path) -> None:
-    from lsx.study import trial
+    from lsx.study.worker import trial
 
     with disk(tmp_path / "disk", megabytes=1) as place:
         path = checkpoint.save({"weights": torch.zeros(1000)}, place / "checkpoint.pt")

@@ -19,8 +19,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from lsx.study.places import CHECKPOINT, download
-from lsx.study.stopping import StopWord
+from lsx.study.environment.places import CHECKPOINT, download
+from lsx.study.worker.stopping import StopWord
 from tests.study import fakes
 
 EPOCHS = fakes.EPOCHS
@@ -255,7 +255,9 @@ def main() -> int:
     """``tune.py`` with noted trials."""
     from optuna.storages.journal import JournalFileBackend
 
-    from lsx.study import cli, conclusion, runner
+    from lsx.study import cli
+    from lsx.study.running import runner
+    from lsx.study.shown import conclusion
 
     runner.run_trial = run_noted
     conclusion.measure_test = _measured

@@ -179,7 +179,8 @@ def noting(settings: Mapping[str, str]) -> Callable[[Mapping[str, Any]], None]:
 
 def main() -> int:
     """``tune.py`` with trials that note their nodes."""
-    from lsx.study import cli, runner
+    from lsx.study import cli
+    from lsx.study.running import runner
 
     runner.run_trial = noting({name: value for name, value in os.environ.items() if name.startswith("FAKE_")})
     Path(os.environ["FAKE_STARTS"]).mkdir(exist_ok=True)

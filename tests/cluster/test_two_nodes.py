@@ -15,7 +15,7 @@ import yaml
 
 from lsx import __version__
 from lsx.errors import StudyError
-from lsx.study import quiet
+from lsx.study.environment import quiet
 from tests.cluster.nodes import COMMAND, Machines, can_hide, hiding
 from tests.data.conftest import idx_bytes
 from tests.study import drive, fakes
@@ -24,9 +24,9 @@ from tests.study.servers import Server
 quiet.prepare()
 
 
-from lsx.study import cluster  # noqa: E402
-from lsx.study.inspection import Inspection  # noqa: E402
-from lsx.study.places import Storage  # noqa: E402
+from lsx.study.environment.places import Storage  # noqa: E402
+from lsx.study.running import cluster  # noqa: E402
+from lsx.study.running.inspection import Inspection  # noqa: E402
 
 quiet.hush()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from lsx.study import quiet
+from lsx.study.environment import quiet
 
 quiet.prepare()
 

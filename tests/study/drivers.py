@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from lsx.study import quiet
-from lsx.study.spec import StudySpec
+from lsx.study.declared.spec import StudySpec
+from lsx.study.environment import quiet
 from tests.study import fakes
 
 quiet.prepare()
 
-from lsx.study import luggage, optunastore, reporter, trial  # noqa: E402
-from lsx.study.folder import StudyFolder  # noqa: E402
-from lsx.study.ledger import Ledger  # noqa: E402
-from lsx.study.places import CHECKPOINT, Storage  # noqa: E402
-from lsx.study.recorder import Recorder  # noqa: E402
+from lsx.study.environment.folder import StudyFolder  # noqa: E402
+from lsx.study.environment.places import CHECKPOINT, Storage  # noqa: E402
+from lsx.study.running.recorder import Recorder  # noqa: E402
+from lsx.study.search import optunastore  # noqa: E402
+from lsx.study.search.ledger import Ledger  # noqa: E402
+from lsx.study.worker import luggage, reporter, trial  # noqa: E402
 from lsx.yamlfile import dump_plain  # noqa: E402
 
 PARENT = "parent"

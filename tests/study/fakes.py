@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lsx.study.places import CHECKPOINT, download
-from lsx.study.spec import StudySpec
-from lsx.study.stopping import StopWord
+from lsx.study.declared.spec import StudySpec
+from lsx.study.environment.places import CHECKPOINT, download
+from lsx.study.worker.stopping import StopWord
 
 EPOCHS = 4
 
@@ -122,7 +122,8 @@ def _position(assignment: Mapping[str, Any]) -> int:
 
 def main() -> int:
     """``tune.py`` with fake trials."""
-    from lsx.study import cli, runner
+    from lsx.study import cli
+    from lsx.study.running import runner
 
     runner.run_trial = run_fake
     os.environ.setdefault("FAKE_STARTS", str(Path.cwd() / "starts"))

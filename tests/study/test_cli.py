@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from lsx.study import cli, quiet
+from lsx.study import cli
+from lsx.study.environment import quiet
 from tests.study import fakes
 
 quiet.prepare()
 
-from lsx.study.folder import StudyFolder  # noqa: E402
+from lsx.study.environment.folder import StudyFolder  # noqa: E402
 from tests.study.drivers import ledger  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lsx.study import cluster
+    from lsx.study.running import cluster
 
     monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("Ray was started"))
     monkeypatch.chdir(tmp_path)
@@ -65,7 +66,7 @@ def test_folder_that_is_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 def test_tracking_server_that_does_not_answer(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lsx.study import cluster
+    from lsx.study.running import cluster
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(cluster.ray, "init", lambda **_: None)
@@ -143,7 +144,7 @@ def test_values_that_cannot_be_used(capsys: pytest.CaptureFixture[str], flags: l
 def told(capsys: pytest.CaptureFixture[str], **known: Any) -> tuple[int, list[str]]:
     from rich.console import Console
 
-    from lsx.study.runner import StudyResult
+    from lsx.study.running.runner import StudyResult
 
     content = {"folder": Path("f"), "tracking_uri": "sqlite:///m.db", "finished": 3, "planned": 6, "started": 2}
     status = cli._tell(StudyResult(**{**content, "report": "THE REPORT", **known}), "fake", Console())
@@ -181,7 +182,7 @@ def test_what_a_person_should_know_comes_before(capsys: pytest.CaptureFixture[st
 def test_an_interruption_before_anything_started(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lsx.study import spec
+    from lsx.study.declared import spec
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt

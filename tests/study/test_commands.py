@@ -10,14 +10,16 @@ from rich.console import Console
 
 from lsx.config import Config
 from lsx.errors import StudyError
-from lsx.study import cli, quiet
+from lsx.study import cli
+from lsx.study.environment import quiet
 from tests.study import fakes
 
 quiet.prepare()
 
-from lsx.study import commands, results  # noqa: E402
+from lsx.study import commands  # noqa: E402
+from lsx.study.shown import results  # noqa: E402
 from tests.study.drivers import declare, driver, ledger  # noqa: E402
-from tests.study.test_archive import past  # noqa: E402
+from tests.study.shown.test_archive import past  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""A study as data: its file, its sections, its search space, and whether all of that makes sense."""

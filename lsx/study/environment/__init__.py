@@ -1,0 +1,1 @@
+"""Where a study's parts are, and what surrounds its processes."""

@@ -1,0 +1,1 @@
+"""What happens in the driver while trials run: Ray's hooks, the recorder, the cluster."""

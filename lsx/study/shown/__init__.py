@@ -1,0 +1,1 @@
+"""What people see: the live display, results, pages, past studies, dry runs."""

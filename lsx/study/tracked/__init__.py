@@ -1,0 +1,1 @@
+"""MLflow: runs, and the outbox through which they are told."""

@@ -1,0 +1,70 @@
+"""Where MLflow keeps a study: its tracking URIs."""
+
+import shlex
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlparse
+
+from lsx.errors import StudyError
+from lsx.study.environment.credentials import redacted
+
+LOCK_SECONDS = 5
+
+
+def default_uri(folder: str | Path = ".") -> str:
+    """A SQLite file in the working folder."""
+    return f"sqlite:///{Path(folder).absolute()}/mlflow.db"
+
+
+def ui_line(uri: str) -> str:
+    """What a person types or opens to look at the results."""
+    uri = redacted(uri)
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def refuse(uri: str) -> None:
+    """Refuse SQLite URIs that MLflow takes, and then retries for minutes or forgets.
+
+    Raises:
+        StudyError: the URI names a folder, or a store in memory.
+    """
+    if not uri.startswith("sqlite:"):
+        return
+    path = uri.removeprefix("sqlite:").removeprefix("//").removeprefix("/")
+    if path in ("", ":memory:"):
+        raise StudyError(
+            f"MLflow at {uri!r} cannot be used: such a store is kept in memory and lost; name a file, such as "
+            "sqlite:///mlflow.db"
+        )
+    if Path(path).is_dir():
+        example = f"sqlite:///{path.rstrip('/')}/mlflow.db"
+        raise StudyError(f"MLflow at {uri!r} cannot be used: that is a folder; name a file in it, such as {example}")
+
+
+def prepare(uri: str) -> None:
+    """The folder of a SQLite file, which MLflow does not make; a file that takes no writes is refused at once.
+
+    MLflow itself would try for minutes to open a locked one, or to make one in a folder that takes no files.
+
+    Raises:
+        StudyError: see :func:`refuse`.
+        OSError, sqlite3.Error: the folder cannot be made, or the file takes no writes.
+    """
+    refuse(uri)
+    if not uri.startswith("sqlite:///"):
+        return
+    file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as database:
+        database.execute("BEGIN IMMEDIATE")  # SQLite lets a file that is read-only pass here
+        database.execute("CREATE TABLE lsx_probe (x)")
+        database.rollback()
+
+
+def artifacts(uri: str, experiment: str) -> str | None:
+    """The URI of the artifacts' folder: beside the database; None for a server, which decides for itself."""
+    if urlparse(uri).scheme in ("http", "https"):
+        return None
+    base = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Path.cwd()
+    return (base.absolute() / "mlartifacts" / experiment).as_uri()
