@@ -31,8 +31,8 @@ def run_trial(assignment: Mapping[str, Any]) -> None:
 
     Reports (see :class:`lsx.study.worker.reporter.Reporter`) while it trains. Its last report is one of: ``final``, the
     means of the validation metrics over the seeds, with ``seeds``, ``reasons``, ``curves`` and ``manifest``;
-    ``stopped``, when the driver asked for it; ``failed``, a reason that no repetition mends; ``out_of_memory``, of the GPU;
-    ``no_room``, on the disk.
+    ``stopped``, when the driver asked for it; ``failed``, a reason that no repetition mends; ``out_of_memory``, of the
+    GPU; ``no_room``, on the disk.
 
     Args:
         assignment: ``number``, ``role``, ``config`` (plain), ``repeats``, ``guard`` (the scheduler's metric), ``rungs``
