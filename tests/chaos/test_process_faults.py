@@ -68,9 +68,7 @@ def test_driver_killed_again_and_again(this: Round, undisturbed: Study) -> None:
     _kill(starting)
     faults.killed_at(this, "lsx.study.tracked.outbox:Outbox.open_trial:2:before")  # Optuna's trial runs, without a run
     faults.killed_at(this, f"{JOURNAL}:12:torn")
-    faults.killed_at(
-        this, "lsx.study.search.ledger:Ledger.complete:2:before"
-    )  # MLflow's has ended
+    faults.killed_at(this, "lsx.study.search.ledger:Ledger.complete:2:before")  # MLflow's has ended
     faults.killed_at(this, "lsx.study.shown.conclusion:_mark:1:after")
     assert not any("not reached" in one for one in this.told), this.told
     assert all(trial.state.is_finished() for trial in this.study.trials())
