@@ -18,6 +18,7 @@ from tests.chaos.study import Driver, Study, damage_line
 POINTS = (
     "tests.chaos.trials:journal_write",
     "lsx.study.tracked.spool:_write_all",
+    "alembic.ddl.impl:DefaultImpl.create_table",
     "lsx.study.tracked.spool:Spool.acknowledge",
     "lsx.study.tracked.spool:Spool.compact",
     "lsx.study.tracked.courier:Courier.deliver",

@@ -1,8 +1,11 @@
 """Where MLflow keeps a study: its tracking URIs."""
 
+import os
 import shlex
 import sqlite3
-from contextlib import closing
+import time
+import uuid
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -10,6 +13,8 @@ from lsx.errors import StudyError
 from lsx.study.environment.credentials import redacted
 
 LOCK_SECONDS = 5
+SECONDS_TO_MAKE = 3600
+"""After which a store that is being made counts as given up."""
 
 
 def default_uri(folder: str | Path = ".") -> str:
@@ -56,10 +61,34 @@ def prepare(uri: str) -> None:
         return
     file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists() or not file.stat().st_size:
+        _make(file)
     with closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as database:
         database.execute("BEGIN IMMEDIATE")  # SQLite lets a file that is read-only pass here
         database.execute("CREATE TABLE lsx_probe (x)")
         database.rollback()
+
+
+def _make(file: Path) -> None:
+    """MLflow's tables, all or none: MLflow cannot go on with those of a maker that was killed, or that has company."""
+    from mlflow import MlflowClient
+
+    for part in file.parent.glob(f"{file.name}.part-*"):
+        if time.time() - part.stat().st_mtime > SECONDS_TO_MAKE:
+            part.unlink(missing_ok=True)
+    part = file.with_name(f"{file.name}.part-{uuid.uuid4().hex}")
+    try:
+        with closing(sqlite3.connect(part)) as database:  # MLflow would try for minutes
+            database.execute("CREATE TABLE lsx_probe (x)")
+            database.execute("DROP TABLE lsx_probe")
+        MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments(max_results=1)
+        if file.exists() and not file.stat().st_size:
+            part.replace(file)
+        else:
+            with suppress(FileExistsError):  # another study was faster
+                os.link(part, file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def artifacts(uri: str, experiment: str) -> str | None:

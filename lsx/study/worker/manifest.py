@@ -25,12 +25,12 @@ from lsx.study.environment.credentials import redacted
 
 PACKAGE = Path(lsx.__file__).parent
 DEPENDENCIES = (
-    *("captum", "matplotlib", "mlflow", "mlxtend", "numpy", "optuna", "pydantic", "pyyaml", "ray", "rich"),
-    *("scikit-learn", "tensorboard", "torch", "torchvision"),
+    *("captum", "matplotlib", "mlflow", "mlxtend", "numpy", "optuna", "psutil", "pyarrow", "pydantic", "pyyaml"),
+    *("ray", "rich", "scikit-learn", "scipy", "sqlalchemy", "tensorboard", "torch", "torchvision"),
 )
 """What lsx needs, for when it runs without being installed."""
 
-HARMLESS = ("matplotlib", "mlflow", "optuna", "ray", "rich", "tensorboard")
+HARMLESS = ("matplotlib", "mlflow", "optuna", "psutil", "pyarrow", "ray", "rich", "sqlalchemy", "tensorboard")
 """Dependencies that propose, track or draw, and take no part in training or evaluation."""
 
 GPU_TOLERANCE = 0.02
