@@ -28,8 +28,8 @@ def written(path: Path) -> Path:
 
 def test_a_cluster_that_does_not_let_us_in_is_one_line(tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "MPLCONFIGDIR": matplotlib.get_configdir()}  # no token lies there
-    with socket.socket() as closed, socket.create_server(("127.0.0.1", 0)) as silent, Machines(tmp_path, 0) as machines:
-        closed.bind(("127.0.0.1", 0))  # and nobody listens
+    with socket.socket() as closed, socket.create_server(("", 0)) as silent, Machines(tmp_path, 0) as machines:
+        closed.bind(("", 0))  # and nobody listens
         ports = {name: one.getsockname()[1] for name, one in (("closed", closed), ("silent", silent))}
         cases: dict[str, tuple[str, dict[str, str], str]] = {
             "closed": (
@@ -55,9 +55,8 @@ def test_a_cluster_that_does_not_let_us_in_is_one_line(tmp_path: Path) -> None:
             drivers[name] = drive.start([*COMMAND, "--address", address], folder, **more)
         said = {}
         for name, driver in drivers.items():
-            assert driver.wait(240) == 2, name
-            (said[name],) = (tmp_path / name / "stderr.txt").read_text().splitlines()
-            print(name, round(time.monotonic() - began), said[name])
+            rc=driver.wait(240)
+            print(name, rc, round(time.monotonic() - began), (tmp_path / name / "stderr.txt").read_text())
     for name, (_, _, words) in cases.items():
         assert words in said[name]
         if words == "refuses: ":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private import utils as ray_utils
 from ray._private import worker as ray_worker
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
@@ -53,9 +53,10 @@ def started(address: str | None = None, images: int = 0) -> Iterator[None]:
         reach(address)
     # Ray reads only at its import whether it may listen beyond the loopback interface. What raylets have to say about
     # workers and nodes that died would be printed over the display. Ray's own handler of SIGTERM, set while Ray starts,
-    # would end the driver where it stands.
+    # would end the driver where it stands. A port where something else listens is tried once, which takes 40 seconds.
     with (
         _put(ray_constants, "ENABLE_RAY_CLUSTER", not local),
+        _put(ray_constants, "NUM_REDIS_GET_RETRIES", ray_constants.NUM_REDIS_GET_RETRIES if local else 1),
         _put(ray_worker, "print_to_stdstream", _nothing),
         _authentication(),
         quiet.cluster_access(local=local),
@@ -99,7 +100,8 @@ def reach(address: str) -> None:
     if not host or "/" in host or not port.isdigit():
         raise StudyError(f"the Ray cluster's address {address!r} cannot be used; {VALID}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
+        host = services.resolve_ip_for_localhost(host.strip("[]"))  # as Ray does
+        socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
     except (OSError, OverflowError) as error:
         raise StudyError(f"the Ray cluster at {address!r} does not answer: {error}; {VALID}") from None
 
