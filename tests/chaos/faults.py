@@ -70,6 +70,7 @@ class Round:
         told: what was injected, for people.
         failed: trials that must fail, and words of their reasons.
         comparable: whether the same must come out as without faults.
+        dawdle: most seconds by which a fault comes later than what it waits for.
     """
 
     study: Study
@@ -77,6 +78,7 @@ class Round:
     told: list[str] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     comparable: bool = True
+    dawdle: float = 2.0
 
     def tell(self, text: str) -> None:
         self.told.append(text)
@@ -92,7 +94,7 @@ class Round:
         """Wait until a trial of this driver has got to a random place; False: the driver has ended."""
         before = sum(self.study.starts(number) for number in range(self.study.planned))
         there = driver.until(lambda: sum(self.study.starts(number) for number in range(self.study.planned)) > before)
-        time.sleep(self.chance.uniform(0, 2.0))
+        time.sleep(self.chance.uniform(0, self.dawdle))
         return there and not driver.over
 
 
@@ -181,7 +183,7 @@ def stop_once(this: Round, number: int, moment: str = "") -> None:
     moment = moment or this.chance.choice(("start", "middle", "middle", "end"))
     if moment == "start":
         driver.until(lambda: HANDLED in driver.output)
-        time.sleep(this.chance.uniform(0, 6))
+        time.sleep(this.chance.uniform(0, 3 * this.dawdle))
     elif moment == "middle":
         this.wait_for_trials(driver)
     else:

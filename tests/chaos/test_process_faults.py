@@ -49,7 +49,7 @@ def copied(undisturbed: Study, tmp_path: Path) -> Iterator[Round]:
 
 
 def _round(path: Path) -> Round:
-    return Round(Study(path, CHAOS_SECONDS="0.1"), random.Random(0))
+    return Round(Study(path, CHAOS_SECONDS="0.1"), random.Random(0), dawdle=0.3)
 
 
 def _check(this: Round, undisturbed: Study | None = None, planned: int = 0) -> None:
@@ -76,6 +76,7 @@ def test_driver_killed_again_and_again(this: Round, undisturbed: Study) -> None:
 
 def test_asked_to_stop(this: Round, undisturbed: Study) -> None:
     """Ctrl-C while trials run, SIGTERM while Ray starts, a second one right after the first, one at the very end."""
+    this.study.environment["CHAOS_SECONDS"] = "0.5"  # so that none finishes before it is told
     faults.stop_once(this, signal.SIGINT, "middle")
     stopped = {trial.number: this.study.noted(trial.number)[-1]["kept"] for trial in _running(this.study)}
     assert stopped

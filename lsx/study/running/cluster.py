@@ -3,10 +3,11 @@
 import math
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import ray
 from ray._private import ray_constants, services
@@ -27,6 +28,7 @@ OBJECT_STORE_BYTES = 200 * 2**20
 """Beside the images, trials exchange figures, not tensors; Ray's default would take 30 % of the memory."""
 SECONDS_BETWEEN_COUNTS = 2.0
 SECONDS_TO_CONNECT = 10.0
+REFUSED = ("unauthenticated", "authentication", "invalidauthtoken")
 LOCAL = "local"
 VALID = "valid: host:port of its head node, or auto on one of its nodes"
 
@@ -62,11 +64,13 @@ def started(address: str | None = None, images: int = 0) -> Iterator[None]:
         quiet.cluster_access(local=local),
     ):
         _forget_authentication()
-        try:
-            with _put(ray_utils, "set_sigterm_handler", _nothing):
-                ray.init(**options)
-        except Exception as error:  # anything from a full disk to a dead cluster
-            raise StudyError(_why(address, error)) from error
+        with tempfile.TemporaryFile() as heard, _put(ray_utils, "set_sigterm_handler", _nothing):
+            try:
+                with _overhearing(heard, not local):
+                    ray.init(**options)
+            except Exception as error:  # anything from a full disk to a dead cluster
+                heard.seek(0)
+                raise StudyError(_why(address, error, heard.read().decode(errors="replace"))) from error
         try:
             yield
         finally:
@@ -117,6 +121,21 @@ def _put(module: Any, name: str, value: Any) -> Iterator[None]:
         setattr(module, name, before)
 
 
+@contextmanager
+def _overhearing(file: IO[bytes], really: bool) -> Iterator[None]:
+    """The process's error output goes to the file: only there, Ray's compiled part says why it cannot join a cluster."""
+    if not really:
+        yield
+        return
+    before = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
 def _nothing(*_: Any, **__: Any) -> None:
     pass
 
@@ -136,13 +155,15 @@ def _forget_authentication() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _why(address: str, error: Exception) -> str:
+def _why(address: str, error: Exception, heard: str) -> str:
     reason = redacted(" ".join(str(error).split())[:300])
     if address == LOCAL:
         return f"Ray does not start: {reason}"
-    if "auth" in reason.lower() or "token" in reason.lower():
-        advice = "set RAY_AUTH_MODE and RAY_AUTH_TOKEN as its nodes have them"
-        return f"the Ray cluster at {address!r} refuses: {reason}; {advice}"
+    if any(words in f"{reason} {heard}".lower() for words in REFUSED):
+        return (
+            f"the Ray cluster at {address!r} refuses: its authentication token is missing here, or another one; "
+            "set RAY_AUTH_MODE and RAY_AUTH_TOKEN as its nodes have them"
+        )
     return f"the Ray cluster at {address!r} does not answer: {reason}; {VALID}"
 
 
