@@ -123,7 +123,7 @@ def _put(module: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _overhearing(file: IO[bytes], really: bool) -> Iterator[None]:
-    """The process's error output goes to the file: only there, Ray's compiled part says why it cannot join a cluster."""
+    """The process's error output, to a file: only there, Ray's compiled part says why it cannot join a cluster."""
     if not really:
         yield
         return

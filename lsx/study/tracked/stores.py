@@ -61,8 +61,13 @@ def prepare(uri: str) -> None:
         return
     file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        _probe(file)
     if not file.exists() or not file.stat().st_size:
         _make(file)
+
+
+def _probe(file: Path) -> None:
     with closing(sqlite3.connect(file, timeout=LOCK_SECONDS)) as database:
         database.execute("BEGIN IMMEDIATE")  # SQLite lets a file that is read-only pass here
         database.execute("CREATE TABLE lsx_probe (x)")

@@ -134,14 +134,14 @@ def _lines(notice: str) -> list[str]:
 def test_a_hanging_trial_and_one_without_an_objective(monkeypatch: pytest.MonkeyPatch, starts: Starts) -> None:
     monkeypatch.setenv("FAKE_HANGS", "0@2")
     monkeypatch.setenv("FAKE_NANS", "1")
-    budget = {"trials": 3, "attempts": 2, "stalled_after": "5s"}
+    budget = {"trials": 3, "attempts": 2, "stalled_after": "15s"}
     result = run(fakes.spec(reference_trials={}, budget=budget), trainable=fakes.run_fake, max_concurrent=2)
     assert (result.status, result.finished) == ("complete", 3)
     trials = journal(result).get_trials()
     assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "COMPLETE"]
     # Its worker was killed twice, and the second start went on from the first one's checkpoint.
     assert starts(0) == ["0", "1"]
-    assert trials[0].user_attrs["reason"] == "no sign of life for 0.0833 min (budget.stalled_after)"
+    assert trials[0].user_attrs["reason"] == "no sign of life for 0.25 min (budget.stalled_after)"
     assert trials[0].user_attrs["attempts"] == 2
     assert trials[1].user_attrs["reason"] == "objective ridge is nan"
     assert starts(1) == ["0"]  # no repetition mends it
