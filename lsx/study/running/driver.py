@@ -195,11 +195,24 @@ class Driver:
         wanted = cluster.request(spec.resources, self._gpus(shipped))
         limit = cluster.Slots(wanted, spec.resources.max_concurrent)
         self._waiting = lambda: limit.none
-        key = uuid.uuid4().hex
-        extras = {"stop": key}
         trainable = shipping.carrying(around.trainable, shipped)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"  # the searcher itself keeps to what there is
-        tuner = tune.Tuner(
+        try:
+            tuner = self._tuner(recorder, trainable, wanted, limit)
+            self.begun = True
+            tuner.fit()
+        except OSError as error:  # Tune's own files: a disk without room
+            where = f"{redacted(around.storage.root)!r} or Ray's temporary folder"
+            raise StudyError(f"Ray Tune cannot write below {where}: {error}") from error
+        around.watch.check()
+
+    def _tuner(
+        self, recorder: Recorder, trainable: shipping.Trainable, wanted: Mapping[str, float], limit: cluster.Slots
+    ) -> tune.Tuner:
+        around, spec = self.around, self.around.spec
+        key = uuid.uuid4().hex
+        extras = {"stop": key}
+        return tune.Tuner(
             tune.with_resources(trainable, cluster.placement(wanted)),
             tune_config=tune.TuneConfig(
                 search_alg=Searcher(recorder, around.watch, limit, extras),
@@ -217,13 +230,6 @@ class Driver:
                 verbose=0,
             ),
         )
-        self.begun = True
-        try:
-            tuner.fit()
-        except OSError as error:  # Tune's own files: a disk without room
-            where = f"{redacted(around.storage.root)!r} or Ray's temporary folder"
-            raise StudyError(f"Ray Tune cannot write below {where}: {error}") from error
-        around.watch.check()
 
     def _gpus(self, shipped: shipping.Shipped | None) -> float:
         """A trial's share of a GPU, where the study leaves it open."""
