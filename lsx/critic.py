@@ -7,11 +7,14 @@ v_b = ∂ℓ_b/∂e_b and one vector-Jacobian product through the explanations o
 many batches at a time as fit (arXiv 2309.08395, CNN-LSX; spec of stage 2).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from lsx.chain import Chain, chain_of, of_log_probability, working
 from lsx.config import CriticConfig
 from lsx.data.types import Split
 from lsx.errors import ConfigError, DataError
@@ -124,15 +127,32 @@ class _CriticStep:
         self.class_weights = class_weights
         self.parameters = trainable(critic)
         self.optimizer = optimizer(config.optimizer, self.parameters, config.learning_rate)
+        chain = chain_of(critic)
+        self.chain = chain if chain is not None and len(chain.parameters) == len(self.parameters) else None
 
     def __call__(self, explanation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = explanation.requires_grad_()
-        loss = weighted_cross_entropy(self.critic(leaf), labels, self.class_weights)
-        *gradients, cotangent = torch.autograd.grad(loss, [*self.parameters, leaf])
+        differentiate = self._by_autograd if self.chain is None else partial(self._by_hand, self.chain)
+        loss, cotangent, gradients = differentiate(explanation, labels)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
-        return loss.detach(), cotangent
+        return loss, cotangent
+
+    def _by_autograd(self, explanation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        leaf = explanation.requires_grad_()
+        loss = weighted_cross_entropy(self.critic(leaf), labels, self.class_weights)
+        *gradients, cotangent = torch.autograd.grad(loss, [*self.parameters, leaf])
+        return loss.detach(), cotangent, gradients
+
+    @torch.no_grad()
+    def _by_hand(self, chain: Chain, explanation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        images, parameters = working(explanation, chain.parameters)
+        tape = chain.forward(images, parameters)
+        loss = weighted_cross_entropy(tape.log_probabilities, labels, self.class_weights)
+        shares = self.class_weights[labels]
+        at_logits = of_log_probability(tape.log_probabilities, labels).mul_((-shares / shares.sum()).unsqueeze(1))
+        cotangent, gradients = chain.backward(at_logits.to(images.dtype), tape, parameters)
+        return loss, cotangent.to(explanation.dtype), [each.to(torch.float32) for each in gradients]
 
 
 def _chunk(config: CriticConfig, explainer: Explainer, critic_set: CriticSet) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsx.errors import ConfigError
@@ -24,8 +23,33 @@ MODELS: Registry[ModelFactory] = Registry("model")
 register = MODELS.register
 
 
+class Layered(nn.Module):
+    """A network that is a chain of layers, and so is differentiated by hand (:mod:`lsx.chain`)."""
+
+    flatten: nn.Flatten
+
+    def layers(self) -> list[nn.Module]:
+        """The layers in order, the last one log-softmax over the classes."""
+        raise NotImplementedError
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to what the first linear layer after the convolutions reads, (B, D)."""
+        layers = self.layers()
+        return _through(layers[: layers.index(self.flatten) + 1], images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to log-probabilities (B, K)."""
+        return _through(self.layers(), images)
+
+
+def _through(layers: Iterable[nn.Module], images: Tensor) -> Tensor:
+    for layer in layers:
+        images = layer(images)
+    return images
+
+
 @register("Net1")
-class Net1(nn.Module):
+class Net1(Layered):
     """conv 32@3×3, conv 64@3×3, average pool 2, fc 128, fc K (1,199,882 parameters at 28×28×1, K = 10).
 
     Args:
@@ -42,18 +66,16 @@ class Net1(nn.Module):
         self.fc1 = nn.Linear(_positive(64 * height * width, image_size, 6), 128)
         self.fc2 = nn.Linear(128, classes)
         self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+        self.pool, self.flatten, self.log_softmax = nn.AvgPool2d(2), nn.Flatten(), nn.LogSoftmax(dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to the pooled activations, (B, 9216) at 28 × 28."""
-        return F.avg_pool2d(self.relu2(self.conv2(self.relu1(self.conv1(images)))), 2).flatten(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to log-probabilities (B, K)."""
-        return F.log_softmax(self.fc2(self.relu3(self.fc1(self.encode(images)))), dim=1)
+    def layers(self) -> list[nn.Module]:
+        """The layers in order; the encoding is the pooled activations, (B, 9216) at 28 × 28."""
+        convolutions = [self.conv1, self.relu1, self.conv2, self.relu2, self.pool]
+        return [*convolutions, self.flatten, self.fc1, self.relu3, self.fc2, self.log_softmax]
 
 
 @register("SimpleConvNet")
-class SimpleConvNet(nn.Module):
+class SimpleConvNet(Layered):
     """conv 20@5×5, max pool 2, conv 50@5×5, max pool 2, fc 256, fc K.
 
     Args:
@@ -70,19 +92,17 @@ class SimpleConvNet(nn.Module):
         self.fc1 = nn.Linear(_positive(50 * height * width, image_size, 16), 256)
         self.fc2 = nn.Linear(256, classes)
         self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+        self.pool1, self.pool2 = nn.MaxPool2d(2), nn.MaxPool2d(2)
+        self.flatten, self.log_softmax = nn.Flatten(), nn.LogSoftmax(dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to the pooled activations, (B, 800) at 28 × 28."""
-        first = F.max_pool2d(self.relu1(self.conv1(images)), 2)
-        return F.max_pool2d(self.relu2(self.conv2(first)), 2).flatten(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to log-probabilities (B, K)."""
-        return F.log_softmax(self.fc2(self.relu3(self.fc1(self.encode(images)))), dim=1)
+    def layers(self) -> list[nn.Module]:
+        """The layers in order; the encoding is the pooled activations, (B, 800) at 28 × 28."""
+        convolutions = [self.conv1, self.relu1, self.pool1, self.conv2, self.relu2, self.pool2]
+        return [*convolutions, self.flatten, self.fc1, self.relu3, self.fc2, self.log_softmax]
 
 
 @register("MLP")
-class MLP(nn.Module):
+class MLP(Layered):
     """fc 256, fc 128, fc K: a control that sees no neighbourhoods (235,146 parameters at 28×28×1, K = 10).
 
     Args:
@@ -97,15 +117,15 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(256, 128)
         self.fc3 = nn.Linear(128, classes)
         self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.flatten, self.log_softmax = nn.Flatten(), nn.LogSoftmax(dim=1)
+
+    def layers(self) -> list[nn.Module]:
+        """The layers in order; the encoding is the activations of the second one, (B, 128)."""
+        return [self.flatten, self.fc1, self.relu1, self.fc2, self.relu2, self.fc3, self.log_softmax]
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to the activations of the second layer, (B, 128)."""
-        encoding: Tensor = self.relu2(self.fc2(self.relu1(self.fc1(images.flatten(1)))))
-        return encoding
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to log-probabilities (B, K)."""
-        return F.log_softmax(self.fc3(self.encode(images)), dim=1)
+        return _through(self.layers()[:5], images)
 
 
 def build(name: str, image_shape: tuple[int, int, int], classes: int, device: torch.device | str = "cpu") -> nn.Module:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
 from torch import Tensor, nn
 
+from lsx.chain import chain_of, explained
 from lsx.explainers.base import Explainer, register
 from lsx.models import gradcam_layer
 
@@ -47,11 +48,15 @@ def input_gradients(
     create_graph: bool,
 ) -> tuple[Tensor, ...]:
     """∂f(x)_y/∂x for each input tensor, in Captum's ``gradient_func`` form."""
+    (images,) = inputs
+    # Captum leaves the target of a single image as it is, however many quadrature points it made of the image.
+    targets = target_ind.expand(len(images)) if target_ind.numel() == 1 else target_ind
+    chain = chain_of(forward_fn) if isinstance(forward_fn, nn.Module) else None
+    if chain is not None:
+        with torch.set_grad_enabled(create_graph):
+            return (explained(chain, images, targets)[1],)
     with torch.enable_grad():
-        (images,) = inputs
         outputs = forward_fn(images)
-        # Captum leaves the target of a single image as it is, however many quadrature points it made of the image.
-        targets = target_ind.expand(len(outputs)) if target_ind.numel() == 1 else target_ind
         chosen = log_probability(outputs, targets).sum()
         return torch.autograd.grad(chosen, inputs, create_graph=create_graph)
 

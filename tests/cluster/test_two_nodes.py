@@ -78,7 +78,12 @@ class Study:
 
     def trials(self) -> list[Any]:
         """Optuna's."""
-        return drive.trials(self.folder) if (self.folder / "journal.log").exists() else []
+        if not (self.folder / "journal.log").exists():
+            return []
+        try:
+            return drive.trials(self.folder)
+        except KeyError:  # the driver has made the file, and not yet the study in it
+            return []
 
     def running(self) -> list[int]:
         return [trial.number for trial in self.trials() if trial.state.name == "RUNNING"]
