@@ -156,6 +156,12 @@ def explained(chain: Chain, images: Tensor, targets: Tensor) -> tuple[Tensor, Te
     return both
 
 
+def classified(chain: Chain, images: Tensor) -> Tensor:
+    """log p (B, K), differentiable, once, with respect to the weights."""
+    outputs: Tensor = _Classified.apply(chain, images, *chain.parameters)
+    return outputs
+
+
 def of_log_probability(log_probabilities: Tensor, targets: Tensor) -> Tensor:
     """∂log p_y/∂z (B, K) by the logits z: −p_j, and for y the sum of the others', which 1 − p_y would lose."""
     others = log_probabilities.exp().scatter(1, targets.unsqueeze(1), 0.0)
@@ -177,6 +183,25 @@ def channels_last(images: Tensor) -> Tensor:
     return images.contiguous().as_strided((batch, 1, height, width), (height * width, 1, width, 1))
 
 
+class _Classified(torch.autograd.Function):
+    """See :func:`classified`."""
+
+    @staticmethod
+    def forward(ctx: Any, chain: Chain, images: Tensor, *parameters: Tensor) -> Tensor:
+        x, own = working(images, parameters)
+        ctx.chain, ctx.tape, ctx.own = chain, chain.forward(x, own), own
+        ctx.save_for_backward(*parameters)  # so that a change in between is noticed
+        outputs: Tensor = ctx.tape.log_probabilities.clone()
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        at_logits = _to_logits(ctx.tape.log_probabilities, of_outputs)
+        _, found = ctx.chain.backward(at_logits.to(ctx.own[0].dtype), ctx.tape, ctx.own, to_images=False)
+        return (None, None, *(_sum(None, one, like) for one, like in zip(found, ctx.saved_tensors, strict=True)))
+
+
 class _Explained(torch.autograd.Function):
     """See :func:`explained`."""
 
@@ -187,7 +212,7 @@ class _Explained(torch.autograd.Function):
         delta = of_log_probability(tape.log_probabilities, targets)
         gradient, ctx.outputs = chain.transposed(delta.to(x.dtype), tape, own)
         ctx.chain, ctx.tape, ctx.own = chain, tape, own
-        ctx.save_for_backward(targets, *parameters)  # saved so that a change in between is noticed
+        ctx.save_for_backward(targets, *parameters)  # so that a change in between is noticed
         ctx.set_materialize_grads(False)
         return tape.log_probabilities.clone(), gradient.to(images.dtype, memory_format=torch.contiguous_format)
 
@@ -203,10 +228,15 @@ class _Explained(torch.autograd.Function):
             tau, direct = chain.tangent(channels_last(u.to(own[0].dtype)), tape, ctx.outputs, own)
             at_logits += _curvature(log_probabilities, targets, tau.float())
         if of_outputs is not None:
-            at_logits += of_outputs - log_probabilities.exp() * of_outputs.sum(dim=1, keepdim=True)
+            at_logits += _to_logits(log_probabilities, of_outputs)
         _, through = chain.backward(at_logits.to(own[0].dtype), tape, own, to_images=False)
         sums = [_sum(one, two, like) for one, two, like in zip(direct, through, parameters, strict=True)]
         return (None, None, None, *sums)
+
+
+def _to_logits(log_probabilities: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient of the logits from that of the log-probabilities, both (B, K)."""
+    return gradient - log_probabilities.exp() * gradient.sum(dim=1, keepdim=True)
 
 
 def _sum(direct: Tensor | None, through: Tensor, like: Tensor) -> Tensor | None:

@@ -24,6 +24,7 @@ OptimizerName = Literal["adadelta", "adam", "sgd"]
 Target = Literal["true", "predicted"]
 Normalization = Literal["batch", "sample"]
 Stage = Literal["pretrain", "joint", "finetune"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 STAGES: tuple[Stage, ...] = ("pretrain", "joint", "finetune")
 DOWNLOAD_ROOT = "data"
@@ -236,6 +237,11 @@ class Config(Section):
 
     seed: Seed = Field(0, description="seed of weights, batch order and critics")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N")
+    precision: Precision = Field(
+        "float32",
+        description="of the products in training; weights, optimisers, losses and evaluation are float32. tf32: "
+        "shorter products on an NVIDIA GPU; bfloat16: autocast, on a GPU or a CPU that has it",
+    )
     stages: tuple[Stage, ...] = Field(STAGES, strict=False, description="stages to run, in order, without gaps")
     start: str | None = Field(
         None,

@@ -4,6 +4,7 @@ Figures are drawn on Agg canvases without pyplot, so that worker processes need 
 replace an older file in one step.
 """
 
+import io
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
 DPI = 130
+CSS_DPI = 96
+"""Pixels of a page in an inch."""
 MAP_COLORS = "magma"  # perceptually uniform
+SIGNED_COLORS = "berlin"
+"""Diverging and perceptually uniform; zero is as dark as in :data:`MAP_COLORS`."""
 MASK_COLOR = "#35c2b0"
 FRONT_COLOR = "#c2410c"
 TRIAL_COLOR = "#5b7fa6"
@@ -45,6 +51,23 @@ class Point:
     y: float
     dx: float = 0.0
     dy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a grid.
+
+    Attributes:
+        picture: (C, H, W): an image in 0–1, or an explanation in 0–1 or −1–1.
+        caption: below it.
+        mask: bool (1, H, W), outlined.
+        is_map: whether it is an explanation.
+    """
+
+    picture: Tensor
+    caption: str = ""
+    mask: Tensor | None = None
+    is_map: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,11 +111,53 @@ def explanations(
             if column == 0 and names:
                 panel.set_ylabel(names[row], rotation=0, ha="right", va="center", fontsize=7)
         if columns:
-            scale = ScalarMappable(Normalize(0, 1), MAP_COLORS)
-            bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.5 / rows), aspect=25, pad=0.02)
-            bar.set_label("relevance")
-            bar.outline.set_visible(False)
+            _bar(figure, axes, rows, "relevance")
         _finish(figure, path, title)
+
+
+def grid(
+    cells: Sequence[Sequence[Cell | None]],
+    titles: Sequence[str] = (),
+    names: Sequence[str] = (),
+    *,
+    bar: str = "relevance",
+    dark: bool = False,
+) -> tuple[bytes, int]:
+    """Pictures in rows and columns, all explanations on one fixed scale: 0 to 1, or −1 to 1 where one has a sign.
+
+    Args:
+        cells: rows of equally many; None leaves a place empty.
+        titles: of the columns.
+        names: of the rows.
+        bar: name of the scale.
+        dark: for a dark page; the ground is transparent in both cases.
+
+    Returns:
+        A PNG, and the width in CSS pixels at which it is sharp.
+    """
+    rows, columns = len(cells), max(map(len, cells))
+    maps = [cell.picture for row in cells for cell in row if cell is not None and cell.is_map]
+    signed = any(bool((one < 0).any()) for one in maps)
+    ink = "#d7dbe2" if dark else "#1f2937"
+    style = {**STYLE, "text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink}
+    with matplotlib.rc_context(style):
+        size = (1.08 * columns + (0.6 if names else 0) + 0.7, 1.24 * rows + (0.45 if titles else 0.1))
+        figure = Figure(figsize=size, layout="constrained")
+        axes: Any = figure.subplots(rows, columns, squeeze=False)
+        for row, column in np.ndindex(rows, columns):
+            panel: Axes = axes[row, column]
+            cell = cells[row][column] if column < len(cells[row]) else None
+            _cell(panel, cell, signed)
+            if titles and row == 0:
+                panel.set_title(titles[column], fontsize=8)
+            if names and column == 0:
+                panel.set_ylabel(names[row], rotation=0, ha="right", va="center", fontsize=8)
+        if maps:
+            _bar(figure, axes, rows, bar, signed=signed)
+        FigureCanvasAgg(figure)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=2 * CSS_DPI, transparent=True)
+    return content.getvalue(), round(size[0] * CSS_DPI)
 
 
 def front(
@@ -140,23 +205,53 @@ def front(
         _finish(figure, path, title)
 
 
-def _picture(panel: Axes, picture: Tensor, *, is_map: bool) -> None:
+def _picture(panel: Axes, picture: Tensor, *, is_map: bool, signed: bool = False) -> None:
     values = picture.detach().float().cpu()
-    shown: Any = values.amax(dim=0) if is_map or len(values) != 3 else values.permute(1, 2, 0).clamp(0, 1)
-    panel.imshow(shown.numpy(), cmap=MAP_COLORS if is_map else "gray", vmin=0, vmax=1, interpolation="nearest")
+    shown: Any = _strongest(values) if is_map or len(values) != 3 else values.permute(1, 2, 0).clamp(0, 1)
+    colors = (SIGNED_COLORS if signed else MAP_COLORS) if is_map else "gray"
+    panel.imshow(shown.numpy(), cmap=colors, vmin=-1 if is_map and signed else 0, vmax=1, interpolation="nearest")
+    _bare(panel)
+
+
+def _strongest(values: Tensor) -> Tensor:
+    """(H, W), of every pixel the channel that is farthest from zero."""
+    return values.gather(0, values.abs().argmax(dim=0, keepdim=True))[0]
+
+
+def _bare(panel: Axes) -> None:
     panel.set_xticks([])
     panel.set_yticks([])
     for spine in panel.spines.values():
         spine.set_visible(False)
 
 
+def _cell(panel: Axes, cell: Cell | None, signed: bool) -> None:
+    if cell is None:
+        _bare(panel)
+        panel.patch.set_visible(False)
+        return
+    _picture(panel, cell.picture, is_map=cell.is_map, signed=signed)
+    if cell.mask is not None:
+        _outline(panel, cell.mask[0].cpu().numpy())
+    panel.set_xlabel(cell.caption, fontsize=7.5, labelpad=3)
+
+
+def _bar(figure: Figure, axes: Any, rows: int, label: str, *, signed: bool = False) -> None:
+    scale = ScalarMappable(Normalize(-1 if signed else 0, 1), SIGNED_COLORS if signed else MAP_COLORS)
+    bar = figure.colorbar(scale, ax=axes, shrink=min(1.0, 2.5 / rows), aspect=25, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
 def _outline(panel: Axes, mask: Any) -> None:
     """Draw the pixel edges between a mask (H, W) and the rest."""
     padded = np.pad(mask.astype(bool), 1)
-    for row, column in np.argwhere(padded[1:] != padded[:-1]):
-        panel.plot([column - 1.5, column - 0.5], [row - 0.5] * 2, color=MASK_COLOR, linewidth=1.3, clip_on=False)
-    for row, column in np.argwhere(padded[:, 1:] != padded[:, :-1]):
-        panel.plot([column - 0.5] * 2, [row - 1.5, row - 0.5], color=MASK_COLOR, linewidth=1.3, clip_on=False)
+    lying = np.argwhere(padded[1:] != padded[:-1]).tolist()
+    standing = np.argwhere(padded[:, 1:] != padded[:, :-1]).tolist()
+    edges = [[(column - 1.5, row - 0.5), (column - 0.5, row - 0.5)] for row, column in lying]
+    edges += [[(column - 0.5, row - 1.5), (column - 0.5, row - 0.5)] for row, column in standing]
+    lines = LineCollection(edges, colors=MASK_COLOR, linewidths=1.3, capstyle="projecting", clip_on=False)
+    panel.add_collection(lines, autolim=False)
 
 
 def _scatter(panel: Axes, points: Sequence[Point], name: str, color: str, size: float, **more: Any) -> None:

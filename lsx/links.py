@@ -212,6 +212,11 @@ _LINKS: dict[type[nn.Module], type[Link[Any]]] = {
 }
 
 
+def add(layer: type[nn.Module], kind: type[Link[Any]]) -> None:
+    """Let layers of another type be differentiated by hand."""
+    _LINKS[layer] = kind
+
+
 def _plain(layer: nn.Module) -> bool:
     """Whether a layer does what its type says and nothing else."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)

@@ -9,12 +9,13 @@ by keyword. Its *encoding* is what its first linear layer reads, unless it has a
 backpropagation sees no others.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from lsx.chain import channels_last
 from lsx.errors import ConfigError
 from lsx.registry import Registry
 
@@ -42,7 +43,9 @@ class Layered(nn.Module):
         return _through(self.layers(), images)
 
 
-def _through(layers: Iterable[nn.Module], images: Tensor) -> Tensor:
+def _through(layers: Sequence[nn.Module], images: Tensor) -> Tensor:
+    if isinstance(layers[0], nn.Conv2d):
+        images = channels_last(images)  # pooling is several times faster
     for layer in layers:
         images = layer(images)
     return images

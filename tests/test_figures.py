@@ -1,7 +1,9 @@
 """Figures: what is on the pixels."""
 
+import io
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,7 +14,7 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from lsx import figures
-from lsx.figures import Objective, Point
+from lsx.figures import Cell, Objective, Point
 
 X = Objective("accuracy", "maximize")
 Y = Objective("decoy mass", "minimize")
@@ -150,3 +152,55 @@ def test_no_global_style_is_left_behind(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     figures.front(tmp_path / "c.png", POINTS, [0], X, Y)
     assert dict(matplotlib.rcParams) == before
+
+
+def decoded(content: bytes) -> np.ndarray:
+    return np.asarray(imread(io.BytesIO(content)))
+
+
+def grid_of(*pictures: Tensor, **more: Any) -> np.ndarray:
+    return decoded(figures.grid([[Cell(one) for one in pictures]], **more)[0])
+
+
+def near(pixels: np.ndarray, color: Any, tolerance: float = 0.03) -> float:
+    return float((np.abs(pixels[..., :3] - np.array(to_rgb(color))).max(axis=-1) < tolerance).mean())
+
+
+def test_a_grid_has_one_fixed_scale_whatever_its_maps_hold() -> None:
+    top, half = matplotlib.colormaps[figures.MAP_COLORS](1.0)[:3], matplotlib.colormaps[figures.MAP_COLORS](0.5)[:3]
+    faint = grid_of(torch.full((1, 4, 4), 0.5))
+    both = grid_of(torch.full((1, 4, 4), 0.5), torch.ones(1, 4, 4))
+    assert near(faint, half) > 0.2 and near(faint, top) < 0.02
+    assert near(both, half) > 0.2 and near(both, top) > 0.2
+
+
+def test_a_signed_map_gives_all_maps_the_signed_scale() -> None:
+    colors = matplotlib.colormaps[figures.SIGNED_COLORS]
+    pixels = grid_of(torch.full((1, 4, 4), -1.0), torch.ones(1, 4, 4), torch.zeros(1, 4, 4))
+    for place in (0.0, 1.0, 0.5):
+        assert near(pixels, colors(place)[:3]) > 0.1
+    assert near(grid_of(torch.zeros(1, 4, 4)), colors(0.5)[:3], 0.005) < 0.1
+
+
+def test_of_several_channels_the_strongest_is_shown() -> None:
+    colors = matplotlib.colormaps[figures.SIGNED_COLORS]
+    pixels = grid_of(torch.stack([torch.full((4, 4), 0.2), torch.full((4, 4), -1.0)]))
+    assert near(pixels, colors(0.0)[:3]) > 0.2
+
+
+def test_a_grid_outlines_captions_and_leaves_places_empty() -> None:
+    picture, mask = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[:, :3, :3] = True
+    plain = grid_of(picture)
+    outlined = decoded(figures.grid([[Cell(picture, "mass 0.12", mask)]])[0])
+    assert near(plain, figures.MASK_COLOR) == 0 and near(outlined, figures.MASK_COLOR) > 0.002
+    content, width = figures.grid([[Cell(picture, is_map=False), None], [None, None]], ["a", "b"], ["x", "y"])
+    pixels = decoded(content)
+    assert pixels.shape[1] == pytest.approx(2 * width, abs=2)  # sharp on screens of twice the pixels
+    assert (pixels[..., 3] == 0).mean() > 0.5  # transparent, and no scale without a map
+    assert near(pixels, matplotlib.colormaps[figures.MAP_COLORS](1.0)[:3]) == 0
+
+
+def test_a_dark_grid_has_light_words() -> None:
+    light, dark = (grid_of(torch.zeros(1, 4, 4), titles=["title"], dark=one) for one in (False, True))
+    assert near(dark, "#d7dbe2") > near(light, "#d7dbe2") and near(light, "#1f2937") > near(dark, "#1f2937")

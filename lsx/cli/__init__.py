@@ -2,13 +2,14 @@
 
 import argparse
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from lsx.errors import ConfigError, LSXError
+from lsx.errors import ConfigError, LSXError, unknown
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 DESCRIPTION = "Learning by Self-Explaining: train, evaluate and explain in the foreground, and the data for it."
@@ -17,14 +18,28 @@ COMMANDS = {
     "evaluate": "metrics of checkpoints, side by side",
     "explain": "explanations of checkpoints, as a picture and as arrays",
     "data": "download a dataset, or show one and its splits",
+    "doctor": "what is installed and found here, and what a study would use",
 }
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line."""
 
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """As argparse does, with a suggestion."""
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if isinstance(action, argparse._SubParsersAction) else f"value of {action.dest}"
+            raise ConfigError(unknown(kind, value, action.choices))
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; `{self.prog} --help` says more")
+
+
+def show_all() -> None:
+    """Let a terminal that has no λ or ✓ show a question mark there, where Python would end with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 after a user's mistake, which is one line on stderr; 130 when interrupted.
     """
+    show_all()
     if os.getcwd() not in sys.path:  # for package.module:Name, as `python -m lsx` has it
         sys.path.append(os.getcwd())
     try:

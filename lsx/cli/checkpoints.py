@@ -1,17 +1,27 @@
 """Checkpoints that are looked at: their learners, with the images that these are shown now."""
 
+import argparse
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lsx.cli.folder import checkpoint_of
+from lsx.cli.folder import absolute_uri, checkpoint_of
 from lsx.config import Config, flatten
+from lsx.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from lsx.data import Dataset, Split
+
+
+NAMELESS = ("checkpoint.pt", "learner-0.pt")
+"""What the checkpoint of a run, and of a trial, is called: its folder has the name."""
 
 
 class Opened(NamedTuple):
@@ -28,6 +38,40 @@ class Opened(NamedTuple):
     dataset: "Dataset"
     config: Config
     state: Mapping[str, Any]
+
+
+def add_run_id(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name checkpoints in MLflow, for :func:`tracked`."""
+    parser.add_argument(
+        "--run-id", action="append", default=[], metavar="ID", help="a run on a study's front, in MLflow (repeatable)"
+    )
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)"
+    )
+
+
+@contextmanager
+def tracked(run_ids: Sequence[str], uri: str | None) -> Iterator[list[str]]:
+    """Paths of the checkpoints of runs in MLflow, downloaded for as long as the context lasts.
+
+    Raises:
+        LSXError: a run, its checkpoint or MLflow itself is not there, or a URI is given and no run.
+    """
+    if not run_ids:
+        if uri is not None:
+            raise ConfigError(f"--tracking-uri {uri!r} says where the runs of --run-id are; it needs --run-id")
+        yield []
+        return
+    if sys.stderr.isatty():
+        print("lsx: asking MLflow", file=sys.stderr)  # its import takes seconds
+    from lsx.study.environment import quiet
+
+    quiet.prepare()
+    from lsx.study.tracked import fetched
+
+    place = absolute_uri(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    with tempfile.TemporaryDirectory(prefix="lsx-") as folder:
+        yield [str(fetched.learner(one, place, Path(folder, str(index)))) for index, one in enumerate(run_ids)]
 
 
 def open_checkpoint(path: str, settings: Mapping[str, Any]) -> Opened:
@@ -98,6 +142,6 @@ def fingerprint(dataset: "Dataset", part: "Split") -> str:
 def short_names(paths: Sequence[str]) -> list[str]:
     """A title for each checkpoint: its run's folder or its file, the whole path where these are the same."""
     files = [Path(path) for path in paths]
-    folders = [file.parent.absolute().name if file.name == "checkpoint.pt" else file.name for file in files]
+    folders = [file.parent.absolute().name if file.name in NAMELESS else file.name for file in files]
     names = folders if len(set(folders)) == len(folders) else [str(path) for path in paths]
     return names if len(set(names)) == len(names) else [f"{name} ({i})" for i, name in enumerate(names, start=1)]

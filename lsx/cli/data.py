@@ -4,6 +4,7 @@ from __future__ import annotations  # help needs no torch, so types are names on
 
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,8 @@ def _save(dataset: Dataset, path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a null character
         raise ConfigError(f"--picture {str(path)!r} cannot be written: {error}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # NotADirectoryError, where it could not be made
+            unfinished.unlink()
 
 
 def _examples(split: Split) -> Split:

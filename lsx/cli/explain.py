@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsx.cli.checkpoints import open_checkpoint, other_split, short_names
+from lsx.cli.checkpoints import add_run_id, open_checkpoint, other_split, short_names, tracked
 from lsx.cli.evaluate import SECTIONS
 from lsx.cli.flags import Formatter, add_settings, given_settings
 from lsx.cli.interrupts import Interrupts
@@ -37,6 +37,7 @@ examples:
   lsx explain run/checkpoint.pt
   lsx explain run/checkpoint.pt digit.png --methods input_x_gradient,gradcam --out digit
   lsx explain a/checkpoint.pt b/checkpoint.pt --class 7 --count 8
+  lsx explain --run-id 32c0c13f22eb4c5c8a7d04bdcd8bcd1d --tracking-uri sqlite:///mlflow.db
 """
 
 
@@ -63,7 +64,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
     """Add the subcommand ``explain``; its ``run`` default takes the parsed arguments."""
     parser = subparsers.add_parser(
         "explain",
-        usage="lsx explain CKPT [CKPT ...] [IMAGE ...] [--methods A,B] [--out DIR] [settings]",
+        usage="lsx explain CKPT|--run-id ID [CKPT ...] [IMAGE ...] [--methods A,B] [--out DIR] [settings]",
         help="explanations of checkpoints, as a picture and as arrays",
         description="Explanations of images by one or several checkpoints and methods, as a picture and as arrays.",
         epilog=EPILOG,
@@ -71,8 +72,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[Any]") -> None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "inputs", nargs="+", metavar="CKPT|IMAGE", help="checkpoints or run folders; image files of your own after them"
+        "inputs", nargs="*", metavar="CKPT|IMAGE", help="checkpoints or run folders; image files of your own after them"
     )
+    add_run_id(parser)
     parser.add_argument("--images", nargs="+", default=[], metavar="FILE", help="image files of your own")
     parser.add_argument("--methods", metavar="A,B", help="explainers, side by side (default: each checkpoint's own)")
     parser.add_argument("--split", default="test", metavar="{train,validation,test}", help="default: %(default)s")
@@ -91,13 +93,13 @@ def run(args: argparse.Namespace) -> int:
     """
     own = [path for path in args.inputs if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     checkpoints = [path for path in args.inputs if path not in own]
-    if not checkpoints:
-        raise ConfigError("explain needs a checkpoint before the images")
+    if not checkpoints and not args.run_id:
+        raise ConfigError("explain needs a checkpoint before the images, or --run-id")
     label = None if args.label is None else _whole("--class", args.label, 0)
     methods = None if args.methods is None else [method.strip() for method in args.methods.split(",")]
-    with Interrupts():
+    with Interrupts(), tracked(args.run_id, args.tracking_uri) as fetched:
         return explain(
-            checkpoints,
+            [*checkpoints, *fetched],
             Path(args.out),
             given_settings(args),
             own + args.images,

@@ -79,6 +79,9 @@ class Keeper:
         self._followers = _followers(order, self.dataset)
         self._folder.begin(order.config)  # when all that can be refused was not
         self._folder.rewind(order.position)
+        source, count = self.dataset.provenance["description"], len(self.dataset.train)
+        head = f"lsx train: {source}, {count} training images, in {self._folder.path}"
+        self._progress.console.print(head, markup=False, highlight=False, soft_wrap=True)
         self._saved = time.monotonic() - SECONDS_BETWEEN_CHECKPOINTS  # the first epoch is kept, however short
         try:
             with interrupts.between_steps():

@@ -195,8 +195,6 @@ def _run(order: Order, interrupts: Interrupts) -> int:
         return 0
     metrics.select(config.evaluation.metrics)  # an unknown metric is refused before the training, not after it
     dataset = load_data(config)
-    head = f"lsx train: {dataset.provenance['description']}, {len(dataset.train)} training images, in {folder.path}"
-    console.print(head, markup=False, highlight=False, soft_wrap=True)
     with Progress(console) as progress:
         keeper = Keeper(order, dataset, progress)
         ending: Literal["FINISHED", "KILLED", "FAILED"] = "FAILED"

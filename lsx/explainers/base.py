@@ -76,14 +76,28 @@ class Explainer(ABC):
             (B, C, H, W) in 0–1, all zero where there is no positive attribution; ``input`` and
             ``input_x_integrated_gradient`` are not scaled and keep the images' range.
         """
+        images, targets = self._prepared(model, images, labels)
+        raw = self.attribute(model, images, targets, create_graph=create_graph)
+        explanation = self.postprocess(raw, images, self._group(images, group))
+        return explanation if create_graph else explanation.detach()
+
+    def with_outputs(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """log-probabilities (B, K) and differentiable explanations (B, C, H, W) of a batch, in one pass if possible."""
+        images, targets = self._prepared(model, images, labels)
+        outputs, raw = self.attribute_with_outputs(model, images, targets)
+        return outputs, self.postprocess(raw, images, self._group(images, None))
+
+    def attribute_with_outputs(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's outputs, and :meth:`attribute` with a graph; a subclass may share a pass between the two."""
+        return model(images), self.attribute(model, images, targets, create_graph=True)
+
+    def _prepared(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         device = next((weight.device for weight in model.parameters()), images.device)
         images, labels = images.to(device), labels.to(device)
-        targets = predicted(model, images) if self.config.target == "predicted" else labels
-        if self.config.normalization == "sample":
-            group = 1
-        raw = self.attribute(model, images, targets, create_graph=create_graph)
-        explanation = self.postprocess(raw, images, group or len(images))
-        return explanation if create_graph else explanation.detach()
+        return images, predicted(model, images) if self.config.target == "predicted" else labels
+
+    def _group(self, images: Tensor, group: int | None) -> int:
+        return 1 if self.config.normalization == "sample" else group or len(images)
 
 
 FAINT = 1e-20

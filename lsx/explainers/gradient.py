@@ -73,6 +73,14 @@ class InputXGradientExplainer(Explainer):
         attribution: Tensor = method.attribute(leaf, target=targets)
         return attribution
 
+    def attribute_with_outputs(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Explainer.attribute_with_outputs`; a chain's gradient knows its outputs."""
+        chain = chain_of(model)
+        if chain is None or type(self).attribute is not InputXGradientExplainer.attribute:
+            return super().attribute_with_outputs(model, images, targets)
+        outputs, gradients = explained(chain, images, targets)
+        return outputs, images * gradients
+
 
 @register("saliency")
 class SaliencyExplainer(Explainer):

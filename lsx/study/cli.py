@@ -1,18 +1,21 @@
 """``python tune.py``: one study in the foreground, and a look at what has been run."""
 
 import argparse
+import difflib
 import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
-from lsx.errors import LSXError
+from lsx.cli import show_all
+from lsx.errors import LSXError, StudyError, unknown
 
 if TYPE_CHECKING:
     from lsx.study.declared.spec import StudySpec
     from lsx.study.running.runner import StudyResult
+    from lsx.study.shown.display import Display
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 ONCE = ("--fresh", "--dry-run")
@@ -21,18 +24,39 @@ ONCE = ("--fresh", "--dry-run")
 EPILOG = "What has been run: tune.py list | show | best | rerun | report (each has --help)."
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        begin = "unrecognized arguments: "
+        near = difflib.get_close_matches(message.removeprefix(begin).split()[0].partition("=")[0], _flags(self), n=1)
+        hint = f"; did you mean {near[0]}?" if near and message.startswith(begin) else ""
+        self.exit(USAGE_ERROR, f"lsx: {message}{hint} (usage: {self.prog} --help)\n")
+
+
+def _flags(parser: argparse.ArgumentParser) -> set[str]:
+    """All flags of a parser and of the parsers below it."""
+    below = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return {*parser._option_string_actions}.union(*(_flags(one) for each in below for one in each.values()))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run or continue a study, or look at one.
 
     Returns:
         0 when it is complete, 2 after a user's mistake (one line on stderr), 130 when interrupted.
     """
+    show_all()
     words = list(sys.argv[1:] if argv is None else argv)
     from lsx.study import commands
 
     try:
         if words and words[0] in commands.COMMANDS:
             return commands.main(words)
+        if words and not words[0].startswith("-"):
+            known = unknown("command", words[0], commands.COMMANDS)
+            raise StudyError(f"{known}; a study is run by: tune.py --study NAME")
         return _run(_parser().parse_args(words))
     except LSXError as error:
         _say(f"lsx: {_redacted(error)}", Console(stderr=True))
@@ -43,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tune.py", description=__doc__, epilog=EPILOG, allow_abbrev=False)
+    parser = Parser(prog="tune.py", description=__doc__, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
     add("--study", required=True, metavar="NAME|FILE", help="a study's name (in studies/), or its file")
     add("--profile", metavar="NAME", help="one of the file's profiles, e.g. quick or paper")
@@ -78,16 +102,31 @@ def overrides(args: argparse.Namespace) -> list[str]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from lsx.study.declared.spec import load
     from lsx.study.shown.display import Display
 
-    spec = load(args.study, args.profile, overrides(args))
-    display = Display()
-    _say(f"lsx: study {spec.study_name}: loading Ray, Optuna and MLflow", display.console)
-    if args.dry_run:
-        return _rehearse(args, spec, display.console)
+    with Display() as display:
+        if display.live:  # plain output has said by now that it starts
+            display.prepare(args.study, "reading the study")
+        from lsx.study.declared.spec import load
+
+        spec = load(args.study, args.profile, overrides(args))
+        display.prepare(spec.study_name, "loading Ray, Optuna and MLflow")
+        shown = (_rehearse if args.dry_run else _train)(args, spec, display)
+    return shown(display.console)
+
+
+def _train(args: argparse.Namespace, spec: "StudySpec", display: "Display") -> Callable[[Console], int]:
+    """Run the study; returns what tells how it ended."""
+    from lsx.study.environment import refusal, whereabouts
+    from lsx.study.environment.folder import StudyFolder
     from lsx.study.running.runner import run
 
+    display.prepare(spec.study_name, "checking data, networks and explanations")
+    place = StudyFolder(args.folder, spec.study_name)
+    if not place.begun:
+        asked = {name: getattr(args, name) for name in ("tracking_uri", "storage", "optuna_storage")}
+        fitted = whereabouts.equipped(spec, gpus_per_trial=args.gpus_per_trial)
+        refusal.refuse(fitted, whereabouts.find(place, **asked, fresh=args.fresh), args.address)
     result = run(
         spec,
         folder=args.folder,
@@ -103,15 +142,16 @@ def _run(args: argparse.Namespace) -> int:
         display=display,
         command=_command(without=(*ONCE, "--trials")),
     )
-    return _tell(result, spec.study_name, display.console)
+    return lambda console: _tell(result, spec.study_name, console)
 
 
-def _rehearse(args: argparse.Namespace, spec: "StudySpec", console: Console) -> int:
-    """Check and estimate; 2 when something would keep the study from running."""
+def _rehearse(args: argparse.Namespace, spec: "StudySpec", display: "Display") -> Callable[[Console], int]:
+    """Check and estimate; what it returns says 2 when something would keep the study from running."""
     from lsx.study.environment import whereabouts
     from lsx.study.environment.folder import StudyFolder
     from lsx.study.shown.dryrun import dry_run
 
+    display.prepare(spec.study_name, "checking everything, and rehearsing two trials for a few steps")
     where = whereabouts.find(
         StudyFolder(args.folder, spec.study_name),
         tracking_uri=args.tracking_uri,
@@ -128,10 +168,14 @@ def _rehearse(args: argparse.Namespace, spec: "StudySpec", console: Console) -> 
         address=args.address,
         slots=args.max_concurrent,
     )
-    console.print(found.renderable)
-    for fault in found.faults:
-        _say(f"lsx: {fault}", Console(stderr=True))
-    return USAGE_ERROR if found.faults else 0
+
+    def tell(console: Console) -> int:
+        console.print(found.renderable)
+        for fault in found.faults:
+            _say(f"lsx: {fault}", Console(stderr=True))
+        return USAGE_ERROR if found.faults else 0
+
+    return tell
 
 
 def _tell(result: "StudyResult", name: str, console: Console) -> int:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lsx.errors import LSXError, StudyError
+from lsx.study.cli import Parser
 from lsx.study.environment.credentials import redacted
 from lsx.study.shown.display import duration
 
@@ -35,15 +36,15 @@ def main(words: Sequence[str], console: Console | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tune.py", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="tune.py", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    where = argparse.ArgumentParser(add_help=False)
+    where = Parser(add_help=False)
     where.add_argument("--folder", default="lsx-studies", metavar="DIR", help="of all studies (default: %(default)s)")
-    which = argparse.ArgumentParser(add_help=False, parents=[where])
+    which = Parser(add_help=False, parents=[where])
     which.add_argument("--study", required=True, metavar="NAME", help="a study that was run")
     which.add_argument("--profile", metavar="NAME", help="the profile that it was run with")
     which.add_argument("--optuna-storage", metavar="URL", help="its database, if that has credentials")
-    entries: dict[str, tuple[Action, argparse.ArgumentParser, str]] = {
+    entries: dict[str, tuple[Action, Parser, str]] = {
         "list": (_list, where, "all studies that were run, and those that can be"),
         "show": (_show, which, "a study's trials and its front"),
         "best": (_best, which, "the chosen trial and its configuration"),
@@ -192,7 +193,7 @@ def _rerun(args: argparse.Namespace, console: Console) -> int:
 
 
 def _report(args: argparse.Namespace, console: Console) -> int:
-    from lsx.study.shown.page import write
+    from lsx.study.shown.report import write
 
     past = _past(args)
     path = write(past, Path(args.out) if args.out else past.folder.path / "report.html")

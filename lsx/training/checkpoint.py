@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain data, written whole or not at all."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -53,6 +54,8 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # torch looks for the end of a file that was cut off, before its beginning
+            raise CheckpointError(f"checkpoint {str(path)!r} is damaged, or is no checkpoint of lsx") from None
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {error.strerror or error}") from None
     except Exception:  # torch raises many types for damaged files, with pages of text on its own format
         raise CheckpointError(f"checkpoint {str(path)!r} is damaged, or is no checkpoint of lsx") from None

@@ -1,12 +1,14 @@
 """The three stages: what one step of each computes. The loop around them is the trainer's."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsx import models
+from lsx.chain import chain_of, classified
 from lsx.config import Config, Stage
 from lsx.critic import CriticSet, critic_pass
 from lsx.data.types import Dataset, Split
@@ -20,9 +22,11 @@ Step = Callable[[Tensor], dict[str, Tensor]]
 def classification_step(learner: nn.Module, dataset: Dataset, weight: float = 1.0) -> Step:
     """Stage 1: minimise ``weight`` · CE_w(f_θ(x), y)."""
     train, class_weights = dataset.train, _class_weights(dataset)
+    chain = chain_of(learner)
+    outputs = learner if chain is None else partial(classified, chain)
 
     def step(rows: Tensor) -> dict[str, Tensor]:
-        loss = weighted_cross_entropy(learner(train.images[rows]), train.labels[rows], class_weights)
+        loss = weighted_cross_entropy(outputs(train.images[rows]), train.labels[rows], class_weights)
         (weight * loss).backward()
         return {"loss": weight * loss.detach(), "classification_loss": loss.detach()}
 
@@ -68,18 +72,18 @@ def finetune_step(learner: nn.Module, dataset: Dataset, explainer: Explainer, ta
         target: e*, (N, C, H, W), the joint model's explanations of the training split; unused if ``weight`` is 0.
         weight: λ_ft.
     """
-    classify = classification_step(learner, dataset)
     if weight == 0:
-        return classify
-    train = dataset.train
+        return classification_step(learner, dataset)
+    train, class_weights = dataset.train, _class_weights(dataset)
 
     def step(rows: Tensor) -> dict[str, Tensor]:
-        losses = classify(rows)
-        explanation = explainer(learner, train.images[rows], train.labels[rows], create_graph=True)
+        outputs, explanation = explainer.with_outputs(learner, train.images[rows], train.labels[rows])
+        classification = weighted_cross_entropy(outputs, train.labels[rows], class_weights)
         mse = F.mse_loss(explanation, target[rows])
-        (weight * mse).backward()
-        mse = mse.detach()
-        return losses | {"loss": losses["loss"] + weight * mse, "explanation_loss": mse}
+        loss = classification + weight * mse
+        loss.backward()
+        losses = {"loss": loss, "classification_loss": classification, "explanation_loss": mse}
+        return {name: value.detach() for name, value in losses.items()}
 
     return step
 

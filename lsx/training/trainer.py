@@ -19,7 +19,14 @@ from lsx.metrics.accuracy import accuracy
 from lsx.optim import optimizer, trainable
 from lsx.training import checkpoint
 from lsx.training.course import Course, continue_from, set_learning_rate
-from lsx.training.device import isolated_randomness, randomness, resolve_device, seed_everything
+from lsx.training.device import (
+    computing,
+    isolated_randomness,
+    keep_freed_memory,
+    randomness,
+    resolve_device,
+    seed_everything,
+)
 from lsx.training.report import Callback, Pulse, Report, Tick
 from lsx.training.stages import (
     Step,
@@ -70,6 +77,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.device = resolve_device(config.device)
+        keep_freed_memory()
         self.dataset = (data.load(config) if dataset is None else dataset).to(self.device)
         self.callback = callback
         self.pulse = pulse
@@ -188,7 +196,9 @@ class Trainer:
                 self.pulse(self._tick(course, settings, len(chunks)))
             set_learning_rate(course.optimizer, settings, course.epoch, index / len(chunks))
             course.optimizer.zero_grad()
-            for name, value in step(chunks[index]).items():
+            with computing(self.config.precision, self.device):
+                losses = step(chunks[index])
+            for name, value in losses.items():
                 course.totals[name] = course.totals[name] + value if name in course.totals else value
             course.optimizer.step()
         self._position += 1
@@ -252,7 +262,11 @@ class Trainer:
         if self._teacher is None:
             raise CheckpointError("finetuning needs the joint model, and this checkpoint has none")
         # Seeded by itself: an explainer may draw noise, and a resumed run must aim at the same explanations.
-        with isolated_randomness(self.device), models.evaluating(self._teacher) as teacher:
+        with (
+            isolated_randomness(self.device),
+            models.evaluating(self._teacher) as teacher,
+            computing(self.config.precision, self.device),
+        ):
             seed_everything(self._seed("finetune"), self.device)
             return explain_split(teacher, self._explainer, self.dataset.train, self.config.finetune.batch_size)
 
@@ -308,9 +322,15 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
     """
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the checkpoint's weights do not fit {type(model).__name__}: {reason}") from None
+    except RuntimeError:
+        own = {name: value.shape for name, value in model.state_dict().items()}
+        shapes = {name: value.shape for name, value in weights.items()}
+        first = next((name for name in {**own, **shapes} if own.get(name) != shapes.get(name)), "none")
+        there, here = (str(list(one[first])) if first in one else "absent" for one in (shapes, own))
+        raise CheckpointError(
+            f"the checkpoint's weights do not fit {type(model).__name__}: {first} is {there} in the checkpoint and "
+            f"{here} in the network; use the model and the dataset that it was trained with"
+        ) from None
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,25 @@ def test_grey_images_for_a_network_of_colours(runs: Runs, tmp_path: Path) -> Non
     assert images.shape == (1, 3, 28, 28) and np.allclose(images, 128 / 255, atol=1e-5)
 
 
+def test_a_run_in_mlflow_beside_a_file(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lsx.study.tracked.tracking import Tracker
+
+    monkeypatch.chdir(tmp_path)
+    tracker = Tracker("sqlite:///mlflow.db", "x", "study-a", tmp_path)
+    run_id = tracker.open_trial(3, "003 gradcam λe=5", None, {})
+    shutil.copy(runs("a"), tmp_path / "learner-0.pt")
+    tracker.attach(run_id, tmp_path / "learner-0.pt")
+    (tmp_path / "learner-0.pt").unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    words = ["explain", "--run-id", run_id, "--tracking-uri", "sqlite:///mlflow.db", runs("b"), "--count", "4"]
+    assert main([*words, "--out", "out"]) == 0
+    with np.load(tmp_path / "out" / "explanations.npz") as found:
+        assert {"predicted/b", "predicted/003-gradcam-λe=5"} <= set(found)
+    words[3:5] = []
+    assert main([*words, "--out", "out"]) == 2  # the environment's
+    assert not (tmp_path / "other.db").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -217,8 +237,10 @@ def test_grey_images_for_a_network_of_colours(runs: Runs, tmp_path: Path) -> Non
         (["evaluate", "A", "--n_epochs", "3"], "unknown flag '--n-epochs'"),
         (["evaluate", "A", "--dataset", "color_mnist"], "do not fit Tiny"),
         (["evaluate", "A", "--max_images", "0"], "evaluation.max_images = 0 is not valid"),
-        (["explain"], "the following arguments are required"),
+        (["explain"], "explain needs a checkpoint before the images, or --run-id"),
         (["explain", "some.png"], "explain needs a checkpoint before the images"),
+        (["explain", "A", "--tracking-uri", "sqlite:///x.db"], "'sqlite:///x.db' says where the runs of --run-id are"),
+        (["explain", "--run-id", "1", "--tracking-uri", "sqlite:///x.db"], "there is no such file"),
         (["explain", "A", "some.png"], "image 'some.png' cannot be read: No such file"),
         (["explain", "A", "BROKEN"], "cannot be read: damaged, or no image"),
         (["explain", "A", "--methods", "lime"], "unknown explainer 'lime'"),

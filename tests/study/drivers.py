@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +44,8 @@ class FakeOutbox:
         self.params: dict[str, dict[str, Any]] = {}
         self.tags: dict[str, dict[str, Any]] = {}
         self.attached: list[str] = []
+        self.inputs: dict[str, list[Mapping[str, str]]] = {}
+        self.experiment: dict[str, str] = {}
         self.journal_at_end: list[TrialState] = []
         self.positions: dict[int, int] = dict(positions or {})
         self.ledger: Ledger
@@ -70,6 +72,12 @@ class FakeOutbox:
     def attach(self, run: int | None, path: str | Path, folder: str | None = None) -> None:
         if Path(path).is_file():
             self.attached.append(f"{_run(run)}/{Path(path).name}")
+
+    def log_inputs(self, run: int | None, datasets: Sequence[Mapping[str, str]]) -> None:
+        self.inputs.setdefault(_run(run), []).extend(datasets)
+
+    def describe_experiment(self, tags: Mapping[str, str]) -> None:
+        self.experiment.update(tags)
 
     def end(self, run: int | None, ending: str) -> None:
         self.states[_run(run)] = ending

@@ -127,9 +127,22 @@ def _share(value: object) -> object:
     return value
 
 
+def _either(value: object) -> object:
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError(f"{value!r} is none of auto, true and false")
+    return value
+
+
 class Resources(Section):
-    """What one trial occupies; fractions of a GPU are shares of one."""
+    """What one trial occupies; fractions of a GPU are shares of one.
+
+    Attributes:
+        cpus_per_trial, gpus_per_trial: shares of the machine.
+        max_concurrent: trials at once.
+        seeds_together: whether a trial trains its seeds as one program where that is possible; auto: on a CUDA GPU.
+    """
 
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1.0
     gpus_per_trial: Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_share)] = "auto"
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    seeds_together: Annotated[bool | Literal["auto"], BeforeValidator(_either)] = "auto"

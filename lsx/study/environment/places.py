@@ -15,6 +15,10 @@ from lsx.study.environment.credentials import redacted
 CHECKPOINT = "checkpoint.pt"
 """The running seed's training state."""
 PICTURE = "explanations.png"
+MAPS = "maps.npz"
+"""Explanations of a few images after every stage, see :mod:`lsx.study.worker.maps`."""
+DONE = "seeds.json"
+"""The finished seeds with their curves, see :class:`lsx.study.worker.luggage.Seeded`."""
 MARKER = ".lsx-storage"
 
 

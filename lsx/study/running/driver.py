@@ -251,7 +251,7 @@ class Driver:
         outbox.attach(None, file)
         outbox.start()
         decisions = schedulers.positions(spec.scheduler, spec.longest)
-        return Recorder(around.ledger, outbox, around.folder, around.storage, decisions, around.uri)
+        return Recorder(around.ledger, outbox, around.folder, around.storage, decisions, around.uri, around.provenance)
 
     def _tags(self) -> dict[str, str]:
         spec, provenance = self.around.spec, self.around.provenance

@@ -20,10 +20,13 @@ from lsx.config import Config
 from lsx.errors import StudyError
 from lsx.study.environment.credentials import redacted
 from lsx.study.environment.folder import StudyFolder
-from lsx.study.environment.places import PICTURE, Storage, learner_file
+from lsx.study.environment.places import DONE, MAPS, PICTURE, Storage, learner_file
 from lsx.study.search.ledger import SEARCH, Ledger, Planned
+from lsx.study.shown import notes
 from lsx.study.shown.snapshot import Snapshot, Status, TrialView
+from lsx.study.tracked import inputs
 from lsx.study.tracked.outbox import Outbox
+from lsx.study.tracked.views import NOTE, tracking_tags
 from lsx.study.worker import repeats
 
 STATUS: Mapping[TrialState, Status] = {
@@ -48,6 +51,7 @@ class Recorder:
         storage: where checkpoints lie.
         rungs: positions at which the scheduler decides.
         tracking: where results are tracked, for people.
+        provenance: where the study's data comes from, if it is known.
 
     Attributes:
         began: when this driver started, on the monotonic clock.
@@ -61,10 +65,11 @@ class Recorder:
         storage: Storage,
         rungs: Sequence[int] = (),
         tracking: str = "",
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.ledger, self.outbox, self.folder, self.storage = ledger, outbox, folder, storage
         self.began = time.monotonic()
-        self._rungs, self._tracking = list(rungs), tracking
+        self._rungs, self._tracking, self._provenance = list(rungs), tracking, provenance or {}
         self._planned = ledger.planned
         self._seen: dict[int, float] = {}
         self._listened = time.monotonic()
@@ -168,6 +173,14 @@ class Recorder:
         self._stalls[number] = f"no sign of life for {minutes:.3g} min (budget.stalled_after)"
         self._seen[number] = time.monotonic()
 
+    def log_inputs(self, number: int | None, config: Config | None, parts: Sequence[str]) -> None:
+        """Which of the data the trial, or for None the study, uses: train, validation or test."""
+        if config is None or config.data.dataset != self._provenance.get("dataset"):
+            return  # a study may search datasets, and knows one's origin
+        same = config.data == self.ledger.spec.configure({}).data
+        if described := inputs.describe(self._provenance, parts, sizes=same):
+            self.outbox.log_inputs(number, described)
+
     def interrupt(self) -> None:
         """End this driver's part: running trials wait, with their checkpoints, for the next one.
 
@@ -216,16 +229,29 @@ class Recorder:
     def _open(self, planned: Planned) -> None:
         number, config = planned.number, planned.config
         name = trial_name(planned.role, config)
-        tags = {"lsx.role": planned.role, "lsx.front": "false", "lsx.trial_name": name}
         params: dict[str, Any] = {}
         if config is not None:
-            tags["lsx.explainer"], tags["lsx.source"] = config.explainer.method, config.data.source
             params = config.flat() | {"repeats": self.ledger.spec.repeats}
             config.save(self.folder.trial(number) / "config.yaml")
-        self.outbox.open_trial(number, f"{number:03d} {name}", params, tags)
+        tags = self._tags(planned) | {"lsx.trial_name": name}
+        self.outbox.open_trial(number, f"{number:03d} {run_name(planned.role, config)}", params, tags)
         self.outbox.attach(number, self.folder.trial(number) / "config.yaml")
+        self.log_inputs(number, config, ("train", "validation"))
         self.ledger.note(number, name=name)
         self._views[number] = _view(self.ledger.trial(number))
+
+    def _tags(self, planned: Planned) -> dict[str, str]:
+        """By which people filter runs: all of them on every run, so that no filter misses one."""
+        config = planned.config
+        return {
+            "lsx.role": planned.role,
+            "lsx.baseline": _said(planned.role == self.ledger.spec.baseline),
+            "lsx.source": "sampler" if planned.role == SEARCH else "reference trial",
+            "lsx.explainer": config.explainer.method if config is not None and "joint" in config.stages else "none",
+            "lsx.pruned": "false",
+            "lsx.front": "false",
+            **tracking_tags(),
+        }
 
     def _assignment(self, planned: Planned, config: Config) -> dict[str, Any]:
         spec, checkpoint = self.ledger.spec, self._attribute(planned.number, "checkpoint", None)
@@ -238,6 +264,7 @@ class Recorder:
             "guard": spec.scheduler.metric,
             "rungs": [position for position in self._rungs if position < epochs(config)],
             "cpus": spec.resources.cpus_per_trial,
+            "together": spec.resources.seeds_together,
             "pulse": min(15.0, spec.budget.stalled_after / 4),
             "alone": planned.alone,
             "checkpoint": self.storage.uri(checkpoint) if there else None,
@@ -287,7 +314,7 @@ class Recorder:
     def _keep(self, number: int, manifest: Mapping[str, Any] | None) -> None:
         """Bring the finished learners to the trial's folder, and write how they came about."""
         folder, checkpoint = self.folder.trial(number), self._attribute(number, "checkpoint", None)
-        names = [PICTURE, *(learner_file(index) for index in range(self.ledger.spec.repeats))]
+        names = [PICTURE, MAPS, DONE, *(learner_file(index) for index in range(self.ledger.spec.repeats))]
         if checkpoint is not None and PICTURE in {file.name for file in self.storage.fetch(checkpoint, names, folder)}:
             self.outbox.attach(number, folder / PICTURE)
         if manifest is not None:
@@ -320,7 +347,11 @@ class Recorder:
         self.ledger.prune(number, reason)
 
     def _end(self, number: int, status: Status, reason: str | None) -> None:
-        tags = {"lsx.status": status} | ({"lsx.reason": redacted(reason)} if reason else {})
+        reason = redacted(reason) if reason else None
+        metrics = self._attribute(number, "metrics", {})
+        tags = {"lsx.status": status, "lsx.pruned": _said(status == "pruned")}
+        tags |= {"lsx.reason": reason} if reason else {}
+        tags[NOTE] = notes.trial(status, reason, metrics, self.ledger.spec.objectives)
         self.outbox.log(number, {}, tags=tags)
         self.outbox.end(number, {"complete": "FINISHED", "pruned": "KILLED"}.get(status, "FAILED"))  # type: ignore[arg-type]
         self._views[number] = replace(self._views[number], status=status, reason=reason)
@@ -347,6 +378,16 @@ def trial_name(role: str, config: Config | None) -> str:
     return words if role == SEARCH else f"{role}: {words}"
 
 
+def run_name(role: str, config: Config | None) -> str:
+    """As :func:`trial_name`, with all weights of the explanation losses: MLflow's lists have the room."""
+    if config is None or "joint" not in config.stages:
+        return trial_name(role, config)
+    weights = config.loss
+    words = f"{config.explainer.method} λe={weights.lambda_e:.3g} λc={weights.lambda_c:.3g}"
+    words += f" λft={weights.lambda_ft:.3g}" if "finetune" in config.stages else ""
+    return words if role == SEARCH else f"{role}: {words}"
+
+
 def epochs(config: Config) -> int:
     """Over all stages of one seed."""
     return sum(getattr(config, stage).epochs for stage in config.stages)
@@ -355,6 +396,10 @@ def epochs(config: Config) -> int:
 def _reasons(reasons: Mapping[str, str]) -> str:
     """One text that MLflow takes as a tag."""
     return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())[:LONGEST_TAG]
+
+
+def _said(fact: bool) -> str:
+    return str(fact).lower()
 
 
 def _view(trial: FrozenTrial) -> TrialView:

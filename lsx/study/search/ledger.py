@@ -8,7 +8,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,11 @@ from lsx.config import Config
 from lsx.errors import ConfigError, StudyError
 from lsx.study.declared.declaration import compatible, difference
 from lsx.study.declared.spec import StudySpec
+from lsx.study.search.late import LATE
+from lsx.study.search.late import view as view
 from lsx.study.search.proposer import Proposal, Proposer, violations
 
 SEARCH = "search"
-LATE = "late:"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Ledger:
     def __init__(self, spec: StudySpec, study: optuna.Study, trials: int | None = None) -> None:
         self.spec = spec
         self.study = study
+        self._storage: Any = study._storage
+        self._ids: dict[int, int] = {}
         self.edits = self._accept()
         self._enqueue_references()
         everything = study.get_trials(deepcopy=False)
@@ -80,8 +83,10 @@ class Ledger:
     @property
     def planned(self) -> int:
         """Trials of the budget, or of the space where it has fewer configurations."""
-        known, left = len(self.study.get_trials(deepcopy=False)), self._proposer.left
-        return self._budget if left is None else max(known, min(self._budget, known + left))
+        if (left := self._proposer.left) is None:
+            return self._budget
+        known = len(self._everything())
+        return max(known, min(self._budget, known + left))
 
     @property
     def identity(self) -> str:
@@ -97,12 +102,12 @@ class Ledger:
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to be started."""
-        return not self._again and not self._may_ask()
+        return not self._again and not self._may_ask(self._everything())
 
     @property
     def done(self) -> bool:
         """Whether all trials of the budget are finished."""
-        return self.exhausted and all(one.state.is_finished() for one in self.study.get_trials(deepcopy=False))
+        return self.exhausted and all(one.state.is_finished() for one in self._everything())
 
     @property
     def seconds_used(self) -> float:
@@ -111,18 +116,21 @@ class Ledger:
 
     def trial(self, number: int) -> FrozenTrial:
         """The trial of that number, as it stands."""
-        return self.study.get_trials(deepcopy=False)[number]
+        if number not in self._ids:
+            self._ids[number] = self._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        found: FrozenTrial = self._storage.get_trial(self._ids[number])
+        return found
 
     def next(self) -> Planned | None:
         """The next trial to start: left-over ones first, then references, then new suggestions; None at the end."""
         if self._again:
             return self._adopt(self._again.pop(0))
-        if not self._may_ask():
+        known = self._everything()
+        if not self._may_ask(known):
             return None
-        if self._waiting():
+        if self._waiting(known):
             return self._seal(self.study.ask().number)
-        number = len(self.study.get_trials(deepcopy=False))
-        proposal = self._proposer.propose(number)
+        proposal = self._proposer.propose(len(known))
         return None if proposal is None else self._begin(proposal)
 
     def retry_alone(self, number: int) -> bool:
@@ -143,10 +151,11 @@ class Ledger:
             self.note(number, attempts=max(0, self.trial(number).user_attrs.get("attempts", 0) - 1))
 
     def note(self, number: int, **attributes: Any) -> None:
-        """Write user attributes of a trial; None values are left out."""
-        for name, value in attributes.items():
-            if value is not None:
-                self.study._storage.set_trial_user_attr(self.trial(number)._trial_id, name, value)
+        """Write user attributes of a trial; those that are None, or there already, are left out."""
+        known = self.trial(number)
+        news = {name: value for name, value in attributes.items() if value not in (None, known.user_attrs.get(name))}
+        if news:
+            self._storage.set_trial_user_attrs(known._trial_id, news)
 
     def note_study(self, **attributes: Any) -> None:
         """Write user attributes of the study."""
@@ -196,7 +205,7 @@ class Ledger:
         """What the scheduler saw of earlier search trials: trial number to position to guard metric."""
         return {
             trial.number: {int(position): value for position, value in trial.user_attrs.get("guard", {}).items()}
-            for trial in self.study.get_trials(deepcopy=False)
+            for trial in self._everything()
             if trial.user_attrs.get("role") == SEARCH
         }
 
@@ -204,11 +213,14 @@ class Ledger:
         self.study.tell(number, values=values, state=state)
         self._proposer.learn(self.trial(number))
 
-    def _may_ask(self) -> bool:
-        return self._waiting() or len(self.study.get_trials(deepcopy=False)) < self.planned
+    def _may_ask(self, known: Sequence[FrozenTrial]) -> bool:
+        return self._waiting(known) or len(known) < self.planned
 
-    def _waiting(self) -> bool:
-        return any(trial.state == TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
+    def _waiting(self, known: Sequence[FrozenTrial]) -> bool:
+        return any(trial.state == TrialState.WAITING for trial in known)
+
+    def _everything(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
 
     def _begin(self, proposal: Proposal) -> Planned:
         """Enter a proposal into the storage, whole or not at all."""
@@ -221,9 +233,9 @@ class Ledger:
             system_attrs=proposal.system_attrs,
             user_attrs={"role": SEARCH, **sealed},
         )
-        self.study.add_trial(trial)
-        number = len(self.study.get_trials(deepcopy=False)) - 1
-        self._proposer.learn(self.trial(number))
+        known = self._storage.get_trial(self._storage.create_new_trial(self.study._study_id, template_trial=trial))
+        number = known.number
+        self._proposer.learn(known)
         return Planned(number, SEARCH, config, reason=reason)
 
     def _adopt(self, number: int) -> Planned:
@@ -268,29 +280,14 @@ class Ledger:
             )
         if changes:
             edits = known.get("edits", [])
-            note = {"time": time.time(), "trials": len(self.study.get_trials(deepcopy=False)), "changes": changes}
+            note = {"time": time.time(), "trials": len(self._everything()), "changes": changes}
             noted = bool(edits) and edits[-1]["changes"] == changes  # by a driver killed before the next line
             self.note_study(edits=edits if noted else [*edits, note], fingerprint=ours)
         return changes
 
     def _enqueue_references(self) -> None:
-        present = {trial.user_attrs.get("role") for trial in self.study.get_trials(deepcopy=False)}
+        present = {trial.user_attrs.get("role") for trial in self._everything()}
         for name in self.spec.reference_trials:
             if name not in present:
                 params, overrides = self.spec.reference(name)
                 self.study.enqueue_trial(params, user_attrs={"role": name, "overrides": overrides})
-
-
-def view(study: optuna.Study) -> optuna.Study:
-    """A copy in memory with what is learnt after a trial's end (test metrics) among its user attributes.
-
-    Optuna refuses to change finished trials, so that such findings are kept with the study.
-    """
-    copy = optuna.create_study(study_name=study.study_name, directions=study.directions)
-    known = study.user_attrs
-    for trial in study.get_trials():
-        trial.user_attrs = {**trial.user_attrs, **known.get(f"{LATE}{trial.number}", {})}
-        copy.add_trial(trial)
-    for name, value in known.items():
-        copy.set_user_attr(name, value)
-    return copy

@@ -123,6 +123,9 @@ class Known(FrozenTrial):
         distributions: Optuna name to what the value could have been.
         system_attrs: what a sampler has noted.
         violations: by constraint; 0 or less is inside.
+
+    Attributes:
+        internal: params as samplers calculate with them; of a finished or running trial, not of one that is drawn.
     """
 
     def __init__(
@@ -150,6 +153,7 @@ class Known(FrozenTrial):
             trial_id=number,
         )
         self._violations = dict(violations or {})
+        self.internal = {name: one.to_internal_repr(self.params[name]) for name, one in self.distributions.items()}
 
     @property
     def constraints(self) -> dict[str, float]:

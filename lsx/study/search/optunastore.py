@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 
 from lsx.errors import StudyError
 from lsx.study.declared.spec import StudySpec
@@ -122,6 +123,22 @@ class Patient:
     def __init__(self, storage: Any, shown: str, patience: float) -> None:
         self._storage, self._shown, self._patience = storage, shown, patience
         self._given_up: StudyError | None = None
+
+    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Set several at once: a journal is synced to its disk once for all of them."""
+        self._asking(self._set_all)(trial_id, attributes)
+
+    def _set_all(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        storage = self._storage
+        if not isinstance(storage, JournalStorage):
+            for name, value in attributes.items():
+                storage.set_trial_user_attr(trial_id, name, value)
+            return
+        entries = [{"trial_id": trial_id, "user_attr": {name: value}} for name, value in attributes.items()]
+        with storage._thread_lock:
+            origin = {"op_code": JournalOperation.SET_TRIAL_USER_ATTR, "worker_id": storage._replay_result.worker_id}
+            storage._backend.append_logs([origin | entry for entry in entries])
+            storage._sync_with_backend()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._storage, name)

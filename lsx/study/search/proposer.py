@@ -7,7 +7,7 @@ trials in today's terms: moved bounds, changed constraints, another sampler.
 import math
 import random
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lsx.study.declared.spec import StudySpec
 from lsx.study.environment import quiet
 from lsx.study.search.mirror import NAME, Known, Mirror, distribution
+from lsx.study.search.tpe import GroupedTPE as GroupedTPE
 from lsx.study.search.tried import Tried
 
 quiet.hush()  # Optuna sets its loggers up when it is imported
@@ -48,38 +49,6 @@ class Proposal:
     distributions: dict[str, BaseDistribution]
     system_attrs: dict[str, Any]
     values: dict[str, Any]
-
-
-class GroupedTPE(TPESampler):
-    """Multivariate TPE on groups of parameters: those that trials have either all or none of.
-
-    Draws what TPESampler draws with ``group=True``. That one splits its groups by every trial anew, which is a fifth of
-    its time at 1,000 trials; here every set of parameters counts once.
-    """
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        found = {name: one for other in known for name, one in other.distributions.items()}
-        self._groups = _groups(dict.fromkeys(frozenset(other.distributions) for other in known))
-        return {name: found[name] for group in self._groups for name in group if not found[name].single()}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        params: dict[str, Any] = {}
-        for group in self._groups:
-            joint = {name: search_space[name] for name in group if name in search_space}
-            params |= super().sample_relative(study, trial, joint)
-        return params
-
-
-def _groups(sets: Iterable[frozenset[str]]) -> list[list[str]]:
-    """The coarsest groups of which every set is a union."""
-    groups: list[frozenset[str]] = []
-    for names in sets:
-        split = [part for group in groups for part in (group & names, group - names)]
-        groups = [group for group in (*split, names.difference(*groups)) if group]
-    return [sorted(group) for group in groups]
 
 
 class Proposer:

@@ -78,6 +78,8 @@ def open_past(root: str | Path, name: str, optuna_storage: str | None = None) ->
         StudyError: there is none of that name, or it cannot be read.
     """
     folder = StudyFolder(root, name)
+    if not names(root):
+        raise StudyError(f"unknown study {name!r}: no study was run in {str(root)!r}; --folder names another folder")
     if name not in names(root):
         raise StudyError(f"{unknown('study', name, names(root))} (those that were run, in {str(root)!r})")
     known: dict[str, Any] = dict(folder.surroundings)

@@ -1,6 +1,7 @@
-"""The end of a study: its front, tested once, chosen from, drawn and tagged. Safe to repeat."""
+"""The end of a study: its front, tested once, chosen from, drawn, tagged and reported on. Safe to repeat."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from lsx.study.environment.credentials import redacted
 from lsx.study.environment.folder import StudyFolder
 from lsx.study.environment.places import learner_file
 from lsx.study.running.recorder import Recorder
-from lsx.study.shown import results
+from lsx.study.shown import notes, report, results
+from lsx.study.shown.archive import Past
+from lsx.study.tracked import models
 from lsx.study.tracked.tracking import Ending
+from lsx.study.tracked.views import NOTE
 from lsx.study.worker import repeats
 from lsx.training import load_learner
 from lsx.training.device import resolve_device
+
+REPORT = "report.html"
 
 
 def conclude(
@@ -32,7 +38,7 @@ def conclude(
     command: str | None = None,
     ending: Ending = "FINISHED",
 ) -> Any:
-    """Test, choose, draw and tag; end the study's run.
+    """Test, choose, draw, tag and report; end the study's run.
 
     Args:
         recorder: no trial runs.
@@ -62,11 +68,17 @@ def conclude(
     _drop_checkpoints(recorder, view, kept)
     best = results.write_best(view, spec, folder.path)
     draw_front(view, spec, folder.path / "front.png")
-    for file in (best, folder.path / "front.png"):
+    ledger.note_study(planned=ledger.planned)
+    check()
+    say("writing the report")
+    page = report.write(Past(spec, folder, ledger.view()), folder.path / REPORT)
+    for file in (best, folder.path / "front.png", page):
         if file is not None:
             outbox.attach(None, file)
     ends = [one for trial in view.get_trials(deepcopy=False) if (one := _end(trial)) is not None]
-    answer = {"lsx.answer": results.answer(view, spec)}
+    answer = {"lsx.answer": results.answer(view, spec), NOTE: redacted(notes.study(view, spec))}
+    outbox.describe_experiment(notes.experiment(view, spec))
+    recorder.log_inputs(None, spec.configure({}), ("train", "validation", "test"))
     outbox.log(None, _summary(view, spec), len(ends), answer, at=max(ends, default=None))
     outbox.end(None, ending)
     return results.closing(view, spec, folder.path, tracking_uri, ui_line, command)
@@ -75,6 +87,11 @@ def conclude(
 def _end(trial: FrozenTrial) -> int | None:
     """When a trial ended, in ms since 1970: a driver that is killed between two steps of this says the same again."""
     return None if trial.datetime_complete is None else int(trial.datetime_complete.timestamp() * 1000)
+
+
+def _last_step(trial: FrozenTrial) -> int:
+    """The last epoch, at which everything final stands: one axis for all of a trial's metrics."""
+    return int(trial.user_attrs.get("progress", {}).get("position", 0))
 
 
 def _test(recorder: Recorder, trial: FrozenTrial) -> None:
@@ -87,7 +104,9 @@ def _test(recorder: Recorder, trial: FrozenTrial) -> None:
     means = {name: repeats.mean(values) for name, values in found.items()}
     plain = {name: value for name, value in means.items() if math.isfinite(value)}
     logged = plain | repeats.flat(found)
-    recorder.outbox.log(trial.number, {f"test/{name}": value for name, value in logged.items()}, at=_end(trial))
+    named = {f"test/{name}": value for name, value in logged.items()}
+    recorder.outbox.log(trial.number, named, _last_step(trial), at=_end(trial))
+    recorder.log_inputs(trial.number, Config.build(trial.user_attrs["config"]), ("test",))
     recorder.ledger.note_late(trial.number, test=plain, test_seeds=found)
 
 
@@ -109,19 +128,38 @@ def measure_test(trial: FrozenTrial, folder: StudyFolder, count: int) -> dict[st
 
 
 def _mark(recorder: Recorder, view: Study, front: set[int]) -> None:
-    """Tag what is on the front, and give those runs their checkpoint; only what changed since the last time."""
+    """Tag what is on the front, and give those runs their learners; only what changed since the last time."""
     ledger, outbox, spec = recorder.ledger, recorder.outbox, recorder.ledger.spec
     first = results.baseline(view, spec)
     before = set(ledger.study.user_attrs.get("front", ()))
     for trial in view.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if (trial.number in before) == (trial.number in front):
             continue
-        tags = {"lsx.front": str(trial.number in front).lower()}
-        outbox.log(trial.number, _against(trial, first, spec), tags=tags, at=_end(trial))
-        if trial.number in front:
+        on_front, is_baseline = trial.number in front, first is not None and trial.number == first.number
+        tags = {"lsx.front": str(on_front).lower(), NOTE: notes.judged(trial, spec, on_front, is_baseline)}
+        outbox.log(trial.number, _against(trial, first, spec), _last_step(trial), tags, at=_end(trial))
+        if on_front:
             for index in range(spec.repeats):
                 outbox.attach(trial.number, recorder.folder.trial(trial.number) / learner_file(index))
+                _attach_model(recorder, trial, index)
     ledger.note_study(front=sorted(front))
+
+
+def _attach_model(recorder: Recorder, trial: FrozenTrial, index: int) -> None:
+    """The learner as an MLflow model, which is another's format: a network that it cannot hold does without."""
+    folder, config = recorder.folder.trial(trial.number), Config.build(trial.user_attrs["config"])
+    try:
+        dataset = data.load(config)
+        learner, _ = load_learner(folder / learner_file(index), dataset)
+        facts = {"normalised by": {"mean": list(dataset.mean), "std": list(dataset.std)}, "output": "log-probabilities"}
+        files = models.write(learner, dataset.image_shape, folder / models.folder_of(index), facts)
+    except Exception as error:  # torch.export raises dozens of types
+        reason = redacted(" ".join(str(error).split()))[:300] or type(error).__name__
+        recorder.outbox.log(trial.number, {}, tags={"lsx.no_model": reason}, at=_end(trial))
+        return
+    for name, file in files.items():
+        place = Path(models.folder_of(index)) / name
+        recorder.outbox.attach(trial.number, file, place.parent.as_posix())
 
 
 def _against(trial: FrozenTrial, first: FrozenTrial | None, spec: StudySpec) -> dict[str, float]:
@@ -144,6 +182,7 @@ def _drop_checkpoints(recorder: Recorder, view: Study, kept: Iterable[int]) -> N
         if trial.number not in kept and trial.state.is_finished() and not recorder.ledger.spec.constraints:
             for index in range(recorder.ledger.spec.repeats):
                 (recorder.folder.trial(trial.number) / learner_file(index)).unlink(missing_ok=True)
+                shutil.rmtree(recorder.folder.trial(trial.number) / models.folder_of(index), ignore_errors=True)
 
 
 def draw_front(view: Study, spec: StudySpec, path: Path) -> None:

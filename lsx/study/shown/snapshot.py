@@ -1,11 +1,13 @@
 """What a running study looks like from outside: the display reads this and nothing else."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["running", "waiting", "complete", "pruned", "failed"]
 Direction = Literal["maximize", "minimize"]
+LEAST_PROGRESS = 0.25  # trials; below it a remaining time would be a guess
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,38 @@ class Snapshot:
     trouble: str = ""
     waiting: int = 0
     objectives: tuple[tuple[str, Direction], ...] = ()
+
+    def of(self, status: Status) -> list[TrialView]:
+        """Trials that stand there."""
+        return [trial for trial in self.trials if trial.status == status]
+
+    @property
+    def finished(self) -> list[TrialView]:
+        """Trials that neither run nor wait."""
+        return [trial for trial in self.trials if trial.status not in ("running", "waiting")]
+
+    @property
+    def share(self) -> float:
+        """Of the running trials: how many trials' work is done in them."""
+        return sum((trial.position / trial.total for trial in self.of("running") if trial.total), 0.0)
+
+
+def remaining(snapshot: Snapshot) -> float | None:
+    """Seconds to the end, from what was finished in how much time; None while too little was.
+
+    Trials that run count with the share that they have behind them, so concurrency is in the rate.
+    """
+    finished, share = len(snapshot.finished), snapshot.share
+    done = finished - snapshot.resumed + share
+    if finished >= snapshot.planned:
+        return 0.0
+    if done < LEAST_PROGRESS or snapshot.elapsed <= 0:
+        return None
+    return max(0.0, snapshot.planned - finished - share) * snapshot.elapsed / done
+
+
+def best(snapshot: Snapshot, metric: str, direction: Direction) -> TrialView | None:
+    """The complete trial with the best finite value of a metric; the earliest among equals."""
+    sign = -1 if direction == "maximize" else 1
+    scored = [trial for trial in snapshot.of("complete") if math.isfinite(trial.metrics.get(metric, math.nan))]
+    return min(scored, key=lambda trial: (sign * trial.metrics[metric], trial.number), default=None)

@@ -60,6 +60,10 @@ class Courier:
             self._tracker.log_rows(self._run(run), rows, tags)
         elif do == "attach":
             self._tracker.attach(self._run(run), self._folder / first["path"], first["folder"])
+        elif do == "inputs":
+            self._tracker.log_inputs(self._run(run), first["datasets"])
+        elif do == "describe":
+            self._tracker.describe_experiment(first["tags"])
         elif run is not None or first["n"] >= self._inherited:  # the study has been opened again since
             self._end(run, first)
 

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ class Outbox:
             at: when it counts as said, in ms since 1970; now by default. Said twice as of one time, it counts once.
         """
         values = {name: float(value) for name, value in metrics.items()}
-        self._append("log", run, metrics=values, step=step, tags=_texts(tags or {}), position=position, **_said(at))
+        said = {} if at is None else {"at": at}
+        self._append("log", run, metrics=values, step=step, tags=_texts(tags or {}), position=position, **said)
 
     def attach(self, run: int | None, path: str | Path, folder: str | None = None) -> None:
         """Log a file, as it is when it is delivered; one that is gone then is left out."""
@@ -98,6 +99,14 @@ class Outbox:
         if file.is_relative_to(self._folder):
             file = file.relative_to(self._folder)  # the folder can be moved
         self._append("attach", run, path=str(file), folder=folder)
+
+    def log_inputs(self, run: int | None, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Data that a run used; see :func:`lsx.study.tracked.inputs.describe`."""
+        self._append("inputs", run, datasets=[dict(one) for one in datasets])
+
+    def describe_experiment(self, tags: Mapping[str, str]) -> None:
+        """Tags of the experiment; see :mod:`lsx.study.tracked.views`."""
+        self._append("describe", None, tags=dict(tags))
 
     def end(self, run: int | None, ending: Ending) -> None:
         """Set a run's final state."""
@@ -286,10 +295,6 @@ class Outbox:
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
-
-
-def _said(at: int | None) -> dict[str, int]:
-    return {} if at is None else {"at": at}
 
 
 def _line(error: Exception) -> str:

@@ -93,7 +93,8 @@ def _make(file: Path) -> None:
             with suppress(FileExistsError):  # another study was faster
                 os.link(part, file)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that takes no writes, which has raised above
+            part.unlink()
 
 
 def artifacts(uri: str, experiment: str) -> str | None:

@@ -4,6 +4,7 @@ Only the driver writes, with one request per report where MLflow allows it.
 """
 
 import hashlib
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from lsx.errors import StudyError
 from lsx.study.environment.credentials import redacted
+from lsx.study.tracked import inputs, views
 from lsx.study.tracked.stores import artifacts, prepare
 from lsx.study.tracked.stores import default_uri as default_uri
 from lsx.study.tracked.stores import refuse as refuse
@@ -141,6 +143,18 @@ class Tracker:
                 self._client.log_batch(run_id, metrics=entries[:METRICS_A_BATCH], tags=labels[:TAGS_A_BATCH])
                 entries, labels = entries[METRICS_A_BATCH:], labels[TAGS_A_BATCH:]
 
+    def log_inputs(self, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Data that a run used, as :func:`lsx.study.tracked.inputs.describe` says it; said twice, it counts once."""
+        with explained(self.uri):
+            self._client.log_inputs(run_id, inputs.entities(datasets))
+
+    def describe_experiment(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the experiment; see :func:`lsx.study.tracked.views.changes`."""
+        with explained(self.uri):
+            known = self._client.get_experiment(self._experiment).tags
+            for key, value in views.changes(known, tags, self._experiment).items():
+                self._client.set_experiment_tag(self._experiment, key, value)
+
     def attach(self, run_id: str, path: str | Path, folder: str | None = None) -> None:
         """Log a file as an artifact; a file that is not there is left out."""
         if Path(path).is_file():
@@ -254,6 +268,8 @@ def explained(uri: str) -> Iterator[None]:
     except Exception as error:  # requests, SQLAlchemy and MLflow raise dozens of types here
         # Redacted before it is cut, since half an address would not be seen for one.
         reason = redacted(" ".join(str(error).split()).partition(" [SQL: ")[0])[:300] or type(error).__name__
-        if "Max retries exceeded" in reason or "timeout exception" in reason:
+        if "BadStatusLine" in reason or re.search(r"failed with error code (404|405|501)\b", reason):
+            reason = "what answers there is no MLflow server; is its port taken by something else?"
+        elif "Max retries exceeded" in reason or "timeout exception" in reason:
             reason = "no server answers there"
         raise StudyError(f"MLflow at {redacted(uri)!r} cannot be used: {reason}") from error

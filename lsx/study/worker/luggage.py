@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +12,9 @@ from typing import Any, Self
 from ray import tune
 
 from lsx.errors import CheckpointError
-from lsx.study.environment.places import CHECKPOINT, download, learner_file
+from lsx.study.environment.places import CHECKPOINT, DONE, download, learner_file
 from lsx.study.worker import repeats
 from lsx.training import checkpoint
-
-DONE = "seeds.json"
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,10 @@ class Luggage:
     Attributes:
         folder: holds the running seed's training state, the finished seeds' learners and figures, and the pictures.
         done: seeds that are finished, in order.
-        state: of the running seed; None when it begins.
+        state: of the running seed; None when it begins, or when seeds train together.
         curves: of the running seed, as of its state.
+        states: of all seeds, in order, when they train together; else empty.
+        all_curves: of each of them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,14 +51,21 @@ class Luggage:
         self.done: list[Seeded] = []
         self.curves: list[dict[str, Any]] = []
         self.state: dict[str, Any] | None = None
+        self.states: list[dict[str, Any]] = []
+        self.all_curves: list[list[dict[str, Any]]] = []
         with contextlib.suppress(OSError, ValueError, TypeError):
             known = json.loads((folder / DONE).read_text())
             self.done = [Seeded(**one) for one in known["done"]]
             self.curves = known["curves"]
+            self.all_curves = known.get("together", [])
         with contextlib.suppress(CheckpointError):
             self.state = checkpoint.load(folder / CHECKPOINT)
         if self.state is None:
             self.curves = []
+        with contextlib.suppress(CheckpointError):
+            self.states = [checkpoint.load(folder / running_file(index)) for index in range(len(self.all_curves))]
+        if not self.states:
+            self.all_curves = []
 
     @classmethod
     @contextmanager
@@ -83,13 +90,24 @@ class Luggage:
         self.curves = curves
         self._write()
 
+    def keep_all(self, states: Sequence[dict[str, Any]], curves: Sequence[list[dict[str, Any]]]) -> None:
+        """The states of seeds that train together, and their curves so far."""
+        for index, state in enumerate(states):
+            checkpoint.save(state, self.folder / running_file(index))
+        self.states, self.all_curves = list(states), list(curves)
+        self._write()
+
     def finish(self, seeded: Seeded, state: dict[str, Any]) -> None:
-        """The running seed is done; its learner stays, as a checkpoint without what only training needs."""
+        """The next seed is done; its learner stays, as a checkpoint without what only training needs."""
         slim = {**state, "optimizer": {}, "random": {}, "teacher": None}
         checkpoint.save(slim, self.folder / learner_file(len(self.done)))
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
         self.done.append(seeded)
         self.state, self.curves = None, []
+        if len(self.done) >= len(self.states):  # those that are trained, and not evaluated yet, need all of them
+            for index in range(len(self.states)):
+                (self.folder / running_file(index)).unlink(missing_ok=True)
+            self.states, self.all_curves = [], []
         self._write()
 
     def packed(self) -> Any:
@@ -113,5 +131,11 @@ class Luggage:
         }
 
     def _write(self) -> None:
-        content = {"done": [asdict(one) for one in self.done], "curves": self.curves}
+        content = {"done": [asdict(one) for one in self.done], "curves": self.curves, "together": self.all_curves}
         (self.folder / DONE).write_text(json.dumps(content))
+
+
+def running_file(index: int) -> str:
+    """Name of the training state of one of the seeds that train together."""
+    path = Path(CHECKPOINT)
+    return f"{path.stem}-{index}{path.suffix}"

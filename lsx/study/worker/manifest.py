@@ -25,17 +25,31 @@ from lsx.study.environment.credentials import redacted
 
 PACKAGE = Path(lsx.__file__).parent
 DEPENDENCIES = (
-    *("captum", "matplotlib", "mlflow", "mlxtend", "numpy", "optuna", "psutil", "pyarrow", "pydantic", "pyyaml"),
-    *("ray", "rich", "scikit-learn", "scipy", "sqlalchemy", "tensorboard", "torch", "torchvision"),
+    *("captum", "matplotlib", "mlflow", "mlxtend", "numpy", "optuna", "plotly", "psutil", "pyarrow"),
+    *(
+        "pydantic",
+        "pyyaml",
+        "ray",
+        "rich",
+        "scikit-learn",
+        "scipy",
+        "sqlalchemy",
+        "tensorboard",
+        "torch",
+        "torchvision",
+    ),
 )
 """What lsx needs, for when it runs without being installed."""
 
-HARMLESS = ("matplotlib", "mlflow", "optuna", "psutil", "pyarrow", "ray", "rich", "sqlalchemy", "tensorboard")
+HARMLESS = ("matplotlib", "mlflow", "optuna", "plotly", "psutil", "pyarrow", "ray", "rich", "sqlalchemy", "tensorboard")
 """Dependencies that propose, track or draw, and take no part in training or evaluation."""
 
 GPU_TOLERANCE = 0.02
 """Relative difference of a metric that a GPU is allowed, whose kernels may add in another order."""
 # Unmeasured: an assumption until reruns were compared on a GPU.
+
+TOGETHER, ONE_BY_ONE = "together", "one after the other"
+"""How a trial's seeds trained. Without a word they trained one after the other, as in older manifests."""
 
 SECONDS = 10.0  # for a program that is asked something
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
@@ -43,7 +57,13 @@ ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GI
 
 
 def manifest(
-    config: Config, provenance: Mapping[str, Any], *, seeds: Sequence[int], threads: int, device: str
+    config: Config,
+    provenance: Mapping[str, Any],
+    *,
+    seeds: Sequence[int],
+    threads: int,
+    device: str,
+    apart: str | None = "",
 ) -> dict[str, Any]:
     """Everything that a trial's numbers depend on, as far as it can be found out here.
 
@@ -53,15 +73,18 @@ def manifest(
         seeds: one for each repetition.
         threads: that torch was given.
         device: that the trial computes on, such as ``cpu`` or ``cuda:0``.
+        apart: why the seeds trained one after the other; None: they trained together.
 
     Returns:
-        Plain data (JSON) without credentials: ``code``, ``config`` (dotted keys), ``seeds``, ``data``, ``packages``,
-        ``hardware``, ``device``, ``threads``, ``deterministic``. What is unknown is None.
+        Plain data (JSON) without credentials: ``code``, ``config`` (dotted keys), ``seeds``, ``training`` (how the
+        seeds did, and why), ``data``, ``packages``, ``hardware``, ``device``, ``threads``, ``deterministic``. What is
+        unknown is None.
     """
     content = {
         "code": code(),
         "config": config.flat(),
         "seeds": list(seeds),
+        "training": {"seeds": TOGETHER if apart is None else ONE_BY_ONE, "reason": apart or None},
         "data": provenance,
         "packages": packages(),
         "hardware": hardware(device),
@@ -222,6 +245,7 @@ def _deciding(one: Mapping[str, Any]) -> dict[str, Any]:
         "code": (one.get("code") or {}).get("sha256"),
         "settings": settings,
         "seeds": one.get("seeds"),
+        "training": {"seeds": (one.get("training") or {}).get("seeds", ONE_BY_ONE)},
         "data": {"sha256": (one.get("data") or {}).get("sha256")},
         "packages": versions,
         "processor": machine.get("processor"),

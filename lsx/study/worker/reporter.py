@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
@@ -10,9 +10,10 @@ from ray import tune
 from lsx import gallery
 from lsx.config import Config
 from lsx.data import Dataset
+from lsx.study.worker import maps, repeats
 from lsx.study.worker.luggage import Luggage
 from lsx.study.worker.stopping import StopWord
-from lsx.training import Report, Tick, Trainer
+from lsx.training import Report, Tick
 
 POINTS = 500  # of a stage's curves; ten thousand epochs of a hundred trials would choke a tracker
 SECONDS_BETWEEN_REPORTS = 2.0
@@ -26,50 +27,72 @@ class Stopped(Exception):
 
 
 class Reporter:
-    """Reports of one seed of a trial.
+    """Reports of one seed of a trial, or of all when they train together.
 
     At every stage's end, at every rung of the scheduler and now and then between, with a checkpoint: ``stage``,
-    ``position`` and ``total`` (epochs over all stages and seeds), ``metrics`` of the epoch; ``history``, rows of the
-    epochs since the last report, each with ``seed_index``, ``stage``, ``step`` (epoch over all stages), ``position``
-    and ``metrics``; ``guard``, at a rung of the first seed only; ``picture``, whether the checkpoint has a new one.
-    Within a long epoch, checkpoints come without news; between steps, ``pulse`` is a sign of life.
+    ``position`` and ``total`` (epochs over all stages, and over all seeds that do not train together), ``metrics`` of
+    the epoch, means over the seeds that train; ``history``, rows of the epochs since the last report, each with
+    ``seed_index``, ``stage``, ``step`` (epoch over all stages), ``position`` and ``metrics``; ``guard``, at a rung, the
+    mean over the seeds that train, unless the first is not among them; ``picture``, whether the checkpoint has a new
+    one, of the first seed. Within a long epoch, checkpoints come without news; between steps, ``pulse`` is a sign of
+    life.
 
     Args:
-        config: of the seed.
+        config: of the (first) seed.
         dataset: of the trial.
         assignment: see :func:`lsx.study.worker.trial.run_trial`.
-        luggage: where the seed stands.
+        luggage: where the trial stands.
+        together: whether all seeds train at once.
 
     Attributes:
-        trainer: runs the seed; to be set before it trains.
-        curves: all rows of the seed so far.
+        states: of the seeds that train; to be set before they train.
+        curves: all rows of each of them so far.
     """
 
-    trainer: Trainer
+    states: Callable[[], list[dict[str, Any]]]
 
-    def __init__(self, config: Config, dataset: Dataset, assignment: Mapping[str, Any], luggage: Luggage) -> None:
-        self._config, self._dataset, self._luggage = config, dataset, luggage
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        assignment: Mapping[str, Any],
+        luggage: Luggage,
+        *,
+        together: bool = False,
+    ) -> None:
+        self._config, self._dataset, self._luggage, self._together = config, dataset, luggage, together
         self._guard, self._rungs = assignment["guard"], frozenset(assignment["rungs"])
         self._every, self._stop = float(assignment["pulse"]), StopWord(assignment["stop"])
-        self._index, self._repeats = len(luggage.done), int(assignment["repeats"])
+        self._index, self._turns = (0, 1) if together else (len(luggage.done), int(assignment["repeats"]))
         self._start = self._sent = self._seen = time.monotonic()
         self._news: list[dict[str, Any]] = []
-        self.curves: list[dict[str, Any]] = list(luggage.curves)
+        known = luggage.all_curves if together else [luggage.curves]
+        self.curves = [list(rows) for rows in known] or [[] for _ in range(int(assignment["repeats"]))]
 
     def __call__(self, report: Report) -> None:
-        """One finished epoch."""
+        """One finished epoch of one seed."""
+        self.epoch([report])
+
+    def epoch(self, reports: Sequence[Report]) -> None:
+        """One finished epoch of the seeds that train."""
+        report = reports[0]
         if report.ends_stage and self._index == 0:
-            gallery.draw(report.learner, report.stage, self._config, self._dataset, self._luggage.folder)
+            shown = (report.learner, report.stage, self._config, self._dataset, self._luggage.folder)
+            gallery.draw(*shown)
+            maps.keep(*shown)
         if report.ends_stage or report.epoch % math.ceil(report.epochs / POINTS) == 0:
-            metrics = {**report.metrics, "seconds": report.seconds}
-            row = {"stage": report.stage, "position": report.position, "metrics": metrics}
-            self.curves.append(row)
-            shift = self._index * report.total
-            place = {"seed_index": self._index, "step": report.position, "position": report.position + shift}
-            self._news.append({**row, **place})
+            for offset, one in enumerate(reports):
+                self._note(one, offset)
         at_rung = self._index == 0 and report.position in self._rungs
         if report.ends_stage or at_rung or self._due(SECONDS_BETWEEN_REPORTS):
-            self._send(report, at_rung)
+            self._send(reports, at_rung)
+
+    def _note(self, report: Report, offset: int) -> None:
+        metrics = {**report.metrics, "seconds": report.seconds}
+        row = {"stage": report.stage, "position": report.position, "metrics": metrics}
+        self.curves[offset].append(row)
+        position = report.position + self._index * report.total
+        self._news.append({**row, "seed_index": self._index + offset, "step": report.position, "position": position})
 
     def pulse(self, tick: Tick) -> None:
         """Between two steps: stop if the driver says so, keep a long epoch, show that there is life.
@@ -89,20 +112,26 @@ class Reporter:
         """Training is over; what follows may take a while."""
         self._tell({"pulse": {"stage": "evaluation"}})
 
+    def evaluated(self) -> None:
+        """One of the seeds that trained together is finished, and need not be evaluated again."""
+        self._tell({"history": [], "kept": True}, checkpoint=self._luggage.packed())
+
     def _due(self, seconds: float) -> bool:
         """Ever more rarely, so that a trial of a day reports a few hundred times; a loss of 1 % when it is killed."""
         now = time.monotonic()
         return now - self._sent >= max(seconds, LARGEST_SHARE * (now - self._start))
 
-    def _send(self, report: Report, at_rung: bool) -> None:
-        self._luggage.keep(report.checkpoint(), self.curves)
+    def _send(self, reports: Sequence[Report], at_rung: bool) -> None:
+        report = reports[0]
+        means = {name: repeats.mean([one.metrics[name] for one in reports]) for name in report.metrics}
+        self._store([one.checkpoint() for one in reports])
         message = {
             "stage": report.stage,
             "position": report.position + self._index * report.total,
-            "total": report.total * self._repeats,
-            "metrics": dict(report.metrics),
+            "total": report.total * self._turns,
+            "metrics": means,
             "history": self._news,
-            "guard": report.metrics.get(self._guard) if at_rung else None,
+            "guard": means.get(self._guard) if at_rung else None,
             "picture": report.ends_stage and self._index == 0,
         }
         self._tell(message, checkpoint=self._luggage.packed())
@@ -110,9 +139,15 @@ class Reporter:
 
     def _keep(self) -> None:
         """A checkpoint in the middle of an epoch; rows that were not sent yet go with it."""
-        self._luggage.keep(self.trainer.state(), self.curves)
+        self._store(self.states())
         self._tell({"history": self._news, "kept": True}, checkpoint=self._luggage.packed())
         self._news, self._sent = [], time.monotonic()
+
+    def _store(self, states: Sequence[dict[str, Any]]) -> None:
+        if self._together:
+            self._luggage.keep_all(states, self.curves)
+        else:
+            self._luggage.keep(states[0], self.curves[0])
 
     def _tell(self, message: Mapping[str, Any], checkpoint: tune.Checkpoint | None = None) -> None:
         tune.report(dict(message), checkpoint=checkpoint)

@@ -1,4 +1,4 @@
-"""One trial, in a Ray worker: train its seeds one after the other, report, evaluate.
+"""One trial, in a Ray worker: train its seeds, one after the other or together, report, evaluate.
 
 Nothing here knows Optuna or MLflow. Everything that leaves the worker is a report or lies in the checkpoint that goes
 with it, so that a worker needs no folder in common with the driver.
@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from torch import nn
 
 from lsx import data, metrics
 from lsx.config import Config
@@ -20,6 +21,7 @@ from lsx.study.worker.luggage import Luggage, Seeded
 from lsx.study.worker.manifest import manifest
 from lsx.study.worker.reporter import Reporter, Stopped
 from lsx.training import Trainer
+from lsx.training.together import Together, obstacle
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -37,7 +39,8 @@ def run_trial(assignment: Mapping[str, Any]) -> None:
     Args:
         assignment: ``number``, ``role``, ``config`` (plain), ``repeats``, ``guard`` (the scheduler's metric), ``rungs``
             (positions at which it decides), ``checkpoint`` (see :class:`lsx.study.worker.luggage.Luggage`), ``cpus``,
-            ``pulse`` (seconds between signs of life) and ``stop`` (key of the stop word).
+            ``together`` (whether seeds train as one program: True, False, or ``auto``: on a CUDA GPU), ``pulse``
+            (seconds between signs of life) and ``stop`` (key of the stop word).
     """
     torch.set_num_threads(max(1, int(assignment["cpus"])))
     try:
@@ -59,14 +62,56 @@ def _run(assignment: Mapping[str, Any]) -> None:
     config = Config.build(assignment["config"]).replace({"device": _device(assignment["config"]["device"])})
     dataset = _load(config)
     with Luggage.unpacked(assignment["checkpoint"]) as luggage:
+        reason = _apart(config, dataset, luggage, assignment)
+        if reason is None:
+            _train_together(config, dataset, luggage, assignment)
         while len(luggage.done) < assignment["repeats"]:
             _train_seed(config, dataset, luggage, assignment)
         found = luggage.summary()
         seeds = [config.seed + index for index in range(assignment["repeats"])]
         record = manifest(
-            config, dataset.provenance, seeds=seeds, threads=torch.get_num_threads(), device=config.device
+            config,
+            dataset.provenance,
+            seeds=seeds,
+            threads=torch.get_num_threads(),
+            device=config.device,
+            apart=reason,
         )
         tune.report({**found, "manifest": record}, checkpoint=luggage.packed())
+
+
+def _apart(config: Config, dataset: Dataset, luggage: Luggage, assignment: Mapping[str, Any]) -> str | None:
+    """Why the seeds train one after the other; None: they train together."""
+    wanted = assignment.get("together", False)
+    if luggage.states:
+        return None
+    if luggage.done or luggage.state is not None:
+        return "the trial began so"
+    if assignment["repeats"] == 1:
+        return "there is one seed"
+    if wanted is False:
+        return "resources.seeds_together is false"
+    if wanted == "auto" and not config.device.startswith("cuda"):
+        return f"resources.seeds_together is auto, and the device {config.device}"
+    return obstacle(config, dataset)
+
+
+def _train_together(config: Config, dataset: Dataset, luggage: Luggage, assignment: Mapping[str, Any]) -> None:
+    reporter = Reporter(config, dataset, assignment, luggage, together=True)
+    states = [_here(state, config) for state in luggage.states]
+    if states:
+        trained = Together.resume(states, dataset, reporter.epoch, reporter.pulse)
+    else:
+        seeds = [config.seed + index for index in range(assignment["repeats"])]
+        trained = Together(config, seeds, dataset, reporter.epoch, reporter.pulse)
+    reporter.states = trained.states
+    learners = trained.run()
+    for index, state in enumerate(trained.states()):
+        if index >= len(luggage.done):
+            own = config.replace({"seed": config.seed + index})
+            reporter.evaluating()
+            luggage.finish(_evaluated(learners[index], dataset, own, reporter.curves[index]), state)
+            reporter.evaluated()
 
 
 def _train_seed(config: Config, dataset: Dataset, luggage: Luggage, assignment: Mapping[str, Any]) -> None:
@@ -74,12 +119,16 @@ def _train_seed(config: Config, dataset: Dataset, luggage: Luggage, assignment: 
     config = config.replace({"seed": config.seed + index})
     reporter = Reporter(config, dataset, assignment, luggage)
     trainer = _trainer(config, dataset, reporter, luggage)
-    reporter.trainer = trainer
+    reporter.states = lambda: [trainer.state()]
     learner = trainer.run()
     reporter.evaluating()
+    luggage.finish(_evaluated(learner, dataset, config, reporter.curves[0]), trainer.state())
+
+
+def _evaluated(learner: nn.Module, dataset: Dataset, config: Config, curves: list[dict[str, Any]]) -> Seeded:
     found = metrics.evaluate_with_reasons(learner, dataset, "validation", config)
     values = {name: float(value) for name, value in found.values.items()}
-    luggage.finish(Seeded(config.seed, values, dict(found.reasons), reporter.curves), trainer.state())
+    return Seeded(config.seed, values, dict(found.reasons), curves)
 
 
 def _trainer(config: Config, dataset: Dataset, reporter: Reporter, luggage: Luggage) -> Trainer:
@@ -87,9 +136,12 @@ def _trainer(config: Config, dataset: Dataset, reporter: Reporter, luggage: Lugg
     state = luggage.state
     if state is None:
         return Trainer(config, dataset, reporter, reporter.pulse)
-    # The device may be another one than before; all other settings are sealed.
-    state["config"]["device"] = config.device
-    return Trainer.resume(state, dataset, reporter, reporter.pulse)
+    return Trainer.resume(_here(state, config), dataset, reporter, reporter.pulse)
+
+
+def _here(state: dict[str, Any], config: Config) -> dict[str, Any]:
+    """A state on this device, which may be another one than before; all other settings are sealed."""
+    return {**state, "config": {**state["config"], "device": config.device}}
 
 
 def _no_room(error: BaseException | None) -> bool:

@@ -71,7 +71,7 @@ def _check_runs(tmp_path: Path, folder: Path) -> None:
     trials = {trial.user_attrs["run_id"]: trial for trial in drive.trials(folder)}
     assert [one.info.status for one in parents] == ["FINISHED"]
     artifacts = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
-    assert artifacts == {"study.yaml", "best.yaml", "front.png"}
+    assert artifacts == {"study.yaml", "best.yaml", "front.png", "report.html"}
     assert {one.info.run_id for one in children} == set(trials)
     assert len(children) == 3
     for one in children:

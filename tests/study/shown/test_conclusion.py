@@ -71,7 +71,7 @@ def test_front_and_baseline_are_tested_tagged_and_kept(tmp_path: Path, tested: l
     assert {number for number in range(5) if outbox.tags[f"run{number}"].get("lsx.front") == "true"} == {1, 2}
     assert kept(recorder) == [0, 1, 2]  # front and baseline
     assert len(tested) == 3
-    assert ("test/accuracy", 0.25, 0) in outbox.metrics["run0"]
+    assert ("test/accuracy", 0.25, 4) in outbox.metrics["run0"]
     assert not [name for name, _, _ in outbox.metrics["run3"] if name.startswith("test/")]
     attributes = [trial.user_attrs.get("test") for trial in recorder.ledger.view().get_trials()]
     assert attributes == [{"accuracy": 0.25}] * 3 + [None] * 2
@@ -97,7 +97,9 @@ def test_a_longer_study_tests_only_what_is_new(tmp_path: Path, tested: list[floa
     play(longer, (0.9, 0.1))
     conclude(longer)
     assert len(tested) == 3
-    assert outbox.tags["run1"] == {"lsx.front": "false"}  # only what changed is said again
+    assert outbox.tags["run1"].keys() == {"lsx.front", "mlflow.note.content"}  # only what changed is said again
+    assert outbox.tags["run1"]["lsx.front"] == "false"
+    assert outbox.tags["run1"]["mlflow.note.content"].endswith("Not on the Pareto front.")
     assert outbox.tags["run2"]["lsx.front"] == "true"
     assert "run0" not in outbox.tags
     assert kept(longer) == [0, 2]

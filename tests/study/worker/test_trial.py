@@ -49,6 +49,7 @@ def run(
     repeats: int = 1,
     stop_at: float = math.inf,
     pulse: float = 1e9,
+    together: bool | str = False,
     **changes: Any,
 ) -> FakeTune:
     tune = FakeTune(path, lost_after, newest)
@@ -64,6 +65,7 @@ def run(
         "checkpoint": None if resume is None else str(resume),
         "pulse": pulse,
         "stop": "key",
+        "together": together,
         "alone": False,
     }
     try:
@@ -282,3 +284,166 @@ def test_a_damaged_checkpoint_costs_time_only(tmp_path: Path, monkeypatch: pytes
     reports = run(tmp_path / "again", monkeypatch, resume=damaged, **SHORT).reports
     assert [one.get("position") for one in reports] == [2, None, None]
     assert "final" in reports[-1]
+
+
+LITTLE: dict[str, Any] = {
+    "data.few_shot_fraction": 0.03,
+    "model.name": "MLP",
+    "critic.batch_size": 4,
+    "evaluation.metrics": ["accuracy", "ridge"],
+}
+"""All stages of a network that is quick."""
+
+
+def close(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name, values in expected["seeds"].items():
+        assert found["seeds"][name] == pytest.approx(values, rel=1e-3, nan_ok=True)
+    assert found["final"] == pytest.approx(expected["final"], rel=1e-3, nan_ok=True)
+    assert found["final"].keys() == expected["final"].keys()
+
+
+def test_seeds_that_train_together_say_what_they_say_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = run(tmp_path / "alone", monkeypatch, repeats=3, together="auto", **LITTLE).reports
+    *reports, last = run(tmp_path / "all", monkeypatch, repeats=3, together=True, **LITTLE).reports
+    close(last, alone[-1])
+    assert last["manifest"]["training"] == {"seeds": "together", "reason": None}
+    reason = "resources.seeds_together is auto, and the device cpu"
+    assert alone[-1]["manifest"]["training"] == {"seeds": "one after the other", "reason": reason}
+
+    told = [one for one in reports if "position" in one]
+    assert [(one["position"], one["total"], one["picture"]) for one in told] == [
+        (2, 5, False),
+        (3, 5, True),
+        (4, 5, True),
+        (5, 5, True),
+    ]
+    rows = [row for one in told for row in one["history"]]
+    assert [(row["position"], row["step"], row["seed_index"]) for row in rows] == [
+        (epoch, epoch, seed) for epoch in range(1, 6) for seed in range(3)
+    ]
+    before = {
+        (row["seed_index"], row["step"]): row["metrics"] for one in alone if "position" in one for row in one["history"]
+    }
+    for row in rows:
+        expected = _timeless(before[row["seed_index"], row["step"]])
+        assert _timeless(row["metrics"]) == pytest.approx(expected, rel=1e-3)
+    # The scheduler judges the mean of all seeds.
+    guards = [row["metrics"]["validation_accuracy"] for row in rows if row["position"] == 2]
+    assert len(set(guards)) > 1
+    assert told[0]["guard"] == pytest.approx(sum(guards) / 3)
+    assert [one["guard"] for one in told[1:]] == [None, None, None]
+    assert [row["position"] for row in last["curves"]] == [1, 2, 3, 4, 5]
+    ended = {file.name for file in (tmp_path / "all" / str(len(reports))).glob("*.pt")}
+    assert ended == {"explanations.pt", "learner-0.pt", "learner-1.pt", "learner-2.pt"}
+    _, config = load_learner(
+        tmp_path / "all" / str(len(reports)) / "learner-2.pt", load_data(Config.build(SETTINGS, LITTLE))
+    )
+    assert config.seed == 2
+
+
+@pytest.mark.parametrize("position", [2, 4])
+def test_seeds_that_were_lost_together_go_on_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    whole = run(tmp_path / "whole", monkeypatch, repeats=2, together=True, **LITTLE).reports
+    index = next(index for index, one in enumerate(whole) if one.get("position") == position)
+    folder = tmp_path / "whole" / str(index)
+    assert not (folder / CHECKPOINT).exists()
+    # It goes on as it began, whatever the study says by now.
+    resumed = run(tmp_path / "resumed", monkeypatch, resume=folder, repeats=2, together=False, **LITTLE).reports
+    assert [one["position"] for one in resumed if "position" in one] == list(range(position + 1, 6))
+    assert figures(resumed[-1]) == figures(whole[-1])
+    assert resumed[-1]["manifest"]["training"]["seeds"] == "together"
+
+
+def test_seeds_that_were_lost_between_their_evaluations_are_evaluated_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole", monkeypatch, repeats=3, together=True, **LITTLE).reports
+    first = next(index for index, one in enumerate(whole) if one.get("kept"))
+    assert len(json.loads((tmp_path / "whole" / str(first) / DONE).read_text())["done"]) == 1
+    resumed = run(
+        tmp_path / "resumed", monkeypatch, resume=tmp_path / "whole" / str(first), repeats=3, together=True, **LITTLE
+    ).reports
+    assert [one for one in resumed if "position" in one] == []
+    assert sum(one.get("pulse") == {"stage": "evaluation"} for one in resumed) == 2
+    assert figures(resumed[-1]) == figures(whole[-1])
+
+
+@pytest.mark.parametrize("damage", ["half", "gone"])
+def test_a_damaged_checkpoint_of_seeds_that_train_together_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    whole = run(tmp_path / "whole", monkeypatch, repeats=2, together=True, **LITTLE).reports
+    damaged = tmp_path / "whole" / "0" / "checkpoint-1.pt"
+    damaged.write_text("half") if damage == "half" else damaged.unlink()
+    again = run(tmp_path / "again", monkeypatch, resume=damaged.parent, repeats=2, together=True, **LITTLE).reports
+    assert [one["position"] for one in again if "position" in one] == [2, 3, 4, 5]
+    assert figures(again[-1]) == figures(whole[-1])
+
+
+def test_a_stop_word_is_answered_by_all_seeds_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, Any] = {**LITTLE, "joint.batch_size": 30}  # three steps an epoch, as before it
+    whole = run(tmp_path / "whole", monkeypatch, repeats=2, together=True, **changes).reports[-1]
+    *_, kept, last = run(tmp_path / "stopped", monkeypatch, repeats=2, together=True, stop_at=11, **changes).reports
+    assert (last, kept["kept"]) == ({"stopped": True}, True)
+    folder = sorted((tmp_path / "stopped").iterdir(), key=lambda path: int(path.name))[-1]
+    states = [checkpoint.load(folder / f"checkpoint-{index}.pt") for index in range(2)]
+    assert [(state["config"]["seed"], state["stage"], state["step"]) for state in states] == [
+        (0, "joint", 1),
+        (1, "joint", 1),
+    ]
+    resumed = run(tmp_path / "resumed", monkeypatch, resume=folder, repeats=2, together=True, **changes).reports
+    assert figures(resumed[-1]) == figures(whole)
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_a_trial_that_began_one_after_the_other_goes_on_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: int
+) -> None:
+    whole = run(tmp_path / "whole", monkeypatch, repeats=2, **LITTLE).reports
+    index = next(index for index, one in enumerate(whole) if one.get("position") == 3 + 5 * finished)
+    resumed = run(
+        tmp_path / "resumed", monkeypatch, resume=tmp_path / "whole" / str(index), repeats=2, together=True, **LITTLE
+    ).reports
+    assert figures(resumed[-1]) == figures(whole[-1])
+    assert resumed[-1]["manifest"]["training"] == {"seeds": "one after the other", "reason": "the trial began so"}
+
+
+@pytest.mark.parametrize(
+    ("repeats", "together", "changes", "reason"),
+    [
+        (1, True, {}, "there is one seed"),
+        (2, False, {}, "resources.seeds_together is false"),
+        (2, True, {"explainer.method": "smoothgrad"}, "explainer 'smoothgrad' is more than an input gradient"),
+    ],
+)
+def test_seeds_that_train_one_after_the_other_say_why(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    repeats: int,
+    together: bool,
+    changes: dict[str, Any],
+    reason: str,
+) -> None:
+    last = run(
+        tmp_path / "apart",
+        monkeypatch,
+        repeats=repeats,
+        together=together,
+        **{**LITTLE, "pretrain.epochs": 1},
+        **changes,
+    ).reports[-1]
+    assert last["manifest"]["training"] == {"seeds": "one after the other", "reason": reason}
+    assert len(last["seeds"]["accuracy"]) == repeats
+
+
+def test_a_seed_that_diverges_fails_the_trial_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, Any] = {
+        **LITTLE,
+        "pretrain.optimizer": "sgd",
+        "pretrain.learning_rate": 100.0,
+        "stages": ["pretrain"],
+    }
+    reports = run(tmp_path / "lost", monkeypatch, repeats=2, together=True, **changes).reports
+    assert "training diverged with seed" in reports[-1]["failed"]
