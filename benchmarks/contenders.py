@@ -210,21 +210,22 @@ def bare(job: Job) -> Act:
     learner, loaded, config = evaluated(job)
     taken = counted(learner, loaded, config)
     batch = loaded.validation.take(slice(0, BATCH))
-    fresh = models.build(job.network, loaded.image_shape, 10, job.device)
-    return lambda: [repeat(kind, count, learner, fresh, batch) for kind, count in taken.items()]
+    networks = {name: models.build(name, loaded.image_shape, 10, job.device) for _, name in taken}
+    return lambda: [repeat(kind, count, networks[name], batch) for (kind, name), count in taken.items()]
 
 
-def counted(learner: nn.Module, loaded: Dataset, config: Config) -> Counter[str]:
-    """Images that go through a network while the metrics are computed, by what happens to them."""
-    taken: Counter[str] = Counter()
+def counted(learner: nn.Module, loaded: Dataset, config: Config) -> Counter[tuple[str, str]]:
+    """Images that go through a network while the metrics are computed, by what happens to them and its name."""
+    taken: Counter[tuple[str, str]] = Counter()
     transposed = Chain.transposed
 
     def whole(module: nn.Module, inputs: Any, _: Any) -> None:
         if isinstance(module, models.Layered):
-            taken["trained" if torch.is_grad_enabled() and module.training else "forward"] += len(inputs[0])
+            kind = "trained" if torch.is_grad_enabled() and module.training else "forward"
+            taken[kind, type(module).__name__] += len(inputs[0])
 
     def back(self: Chain, g: Tensor, *rest: Any) -> Any:
-        taken["explained"] += len(g)
+        taken["explained", type(learner).__name__] += len(g)
         return transposed(self, g, *rest)
 
     hook = nn.modules.module.register_module_forward_hook(whole)
@@ -236,21 +237,21 @@ def counted(learner: nn.Module, loaded: Dataset, config: Config) -> Counter[str]
     return taken
 
 
-def repeat(kind: str, count: int, learner: nn.Module, fresh: nn.Module, batch: Split) -> None:
-    """``count`` images forward, forward and back to the image, or forward and back to the weights."""
-    chain = chain_of(learner)
+def repeat(kind: str, count: int, network: nn.Module, batch: Split) -> None:
+    """``count`` images forward, forward and back to the image, or forward and back to the weights with a step."""
+    chain = chain_of(network)
     assert chain is not None
-    optim = torch.optim.Adam(fresh.parameters())
+    optim = torch.optim.Adam(network.parameters())
     for first in range(0, count, BATCH):
         x, y = batch.images[: min(BATCH, count - first)], batch.labels[: min(BATCH, count - first)]
         if kind == "trained":
             optim.zero_grad()
-            torch.nn.functional.nll_loss(fresh(x), y).backward()
+            torch.nn.functional.nll_loss(network(x), y).backward()
             optim.step()
             continue
         with torch.no_grad():
             if kind == "forward":
-                learner(x)
+                network(x)
             else:
                 ready, parameters = working(x, chain.parameters)
                 tape = chain.forward(ready, parameters)

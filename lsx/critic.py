@@ -126,9 +126,11 @@ class _CriticStep:
         self.critic = critic
         self.class_weights = class_weights
         self.parameters = trainable(critic)
-        self.optimizer = optimizer(config.optimizer, self.parameters, config.learning_rate)
         chain = chain_of(critic)
         self.chain = chain if chain is not None and len(chain.parameters) == len(self.parameters) else None
+        if self.chain is not None:
+            self.parameters = self.chain.parameters  # in the order of the layers
+        self.optimizer = optimizer(config.optimizer, self.parameters, config.learning_rate)
 
     def __call__(self, explanation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         differentiate = self._by_autograd if self.chain is None else partial(self._by_hand, self.chain)

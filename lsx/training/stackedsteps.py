@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lsx import models
-from lsx.chain import chain_of, of_log_probability, working
+from lsx.chain import chain_of, classified, of_log_probability, working
 from lsx.config import Config, CriticConfig
 from lsx.critic import GPU_IMAGES_PER_PASS, CriticSet
 from lsx.data.types import Dataset
 from lsx.explainers import Explainer
 from lsx.explainers.base import predicted
 from lsx.optim import optimizer
+from lsx.training.fresh import Fresh
 from lsx.training.stacked import Stack
 from lsx.training.stages import Step
 
@@ -46,11 +47,13 @@ def cross_entropies(outputs: Tensor, labels: Tensor, class_weights: Tensor, coun
 
 def classification_step(stack: Stack, dataset: Dataset, weight: float = 1.0) -> Step:
     """Stage 1, see :func:`lsx.training.stages.classification_step`; of rows (S, B), with losses (S,)."""
-    train, class_weights = dataset.train, _class_weights(dataset)
+    train, class_weights, chain = dataset.train, _class_weights(dataset), chain_of(stack)
+    assert chain is not None
 
     def step(rows: Tensor) -> dict[str, Tensor]:
         chosen = in_turns(rows)
-        losses = cross_entropies(stack(train.images[chosen]), train.labels[chosen], class_weights, stack.count)
+        outputs = classified(chain, train.images[chosen])
+        losses = cross_entropies(outputs, train.labels[chosen], class_weights, stack.count)
         (weight * losses).sum().backward()
         losses = losses.detach()
         return {"loss": weight * losses, "classification_loss": losses}
@@ -128,6 +131,7 @@ class _Critics:
         self._classes, self._device = dataset.num_classes, self._images.device
         self._within = torch.arange(config.critic.batch_size, device=self._device).unsqueeze(1)
         self._critics: Stack | None = None
+        self._fresh = [Fresh(self._build, self._device) for _ in range(stack.count)]
 
     def teach(self) -> Tensor:
         """One pass: adds the learners' explanation gradients to theirs, and gives the critics' losses (B_c, S)."""
@@ -157,7 +161,8 @@ class _Critics:
 
     def _drawn(self) -> tuple[Tensor, Tensor]:
         """New critics; places in the critic set of their images, and of the labels they are told, (B_c, b_c, S)."""
-        critics, orders, shuffles = zip(*self._each(self._draw), strict=True)
+        waiting = iter(self._fresh)
+        critics, orders, shuffles = zip(*self._each(lambda: self._draw(next(waiting))), strict=True)
         if self._critics is None:
             self._critics = Stack(critics)
         else:
@@ -166,9 +171,12 @@ class _Critics:
         positions = firsts + self._within
         return positions, positions if self._config.labels == "true" else firsts + torch.stack(shuffles, dim=2)
 
-    def _draw(self) -> tuple[nn.Module, Tensor, Tensor]:
+    def _build(self) -> nn.Module:
+        return models.build(self._name, self._shape, self._classes, self._device)
+
+    def _draw(self, fresh: Fresh) -> tuple[nn.Module, Tensor, Tensor]:
         """What one learner's step draws, in the order in which it does so alone."""
-        critic = models.build(self._name, self._shape, self._classes, self._device)
+        critic = fresh.draw()
         order = torch.randperm(self._config.batches, device=self._device)
         if self._config.labels == "true":
             return critic, order, order

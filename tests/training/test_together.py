@@ -16,6 +16,7 @@ from lsx.config import Config, Stage
 from lsx.data.types import Dataset
 from lsx.errors import CheckpointError, ConfigError, DivergedError
 from lsx.training import Report, Tick, Trainer
+from lsx.training.fresh import Fresh
 from lsx.training.stacked import Stack
 from lsx.training.together import Together, obstacle
 from tests.tiny import Tiny, relative_error
@@ -327,3 +328,43 @@ def test_networks_that_a_stack_lends_weights_change_with_it() -> None:
 
 def test_the_reference_network_is_no_chain() -> None:
     assert chain_of(Tiny()) is None
+
+
+class Ordered(models.MLP):
+    """Draws its layers in another order than it lists them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.fc1.reset_parameters()
+
+
+class Scaled(models.MLP):
+    """Draws more than its layers do."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        nn.init.normal_(self.fc3.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_place"),
+    [(models.MLP, True), (models.Net1, True), (models.SimpleConvNet, True), (Ordered, False), (Scaled, False)],
+)
+def test_fresh_weights_are_those_of_a_new_network(kind: type[nn.Module], in_place: bool) -> None:
+    def build() -> nn.Module:
+        return kind(channels=1, image_size=(16, 16), classes=4)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    fresh = Fresh(build, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+    found, first = [], fresh.draw()
+    for _ in range(2):
+        found.append([one.detach().clone() for one in fresh.draw().parameters()])
+    left = torch.get_rng_state()
+    torch.manual_seed(1)
+    build()
+    for drawn in found:
+        assert all(map(torch.equal, drawn, build().parameters()))
+    assert torch.equal(torch.get_rng_state(), left)
+    assert (fresh.draw() is first) == in_place

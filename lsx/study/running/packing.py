@@ -216,7 +216,8 @@ def measure_in_ray(
         raise StudyError("gpus_per_trial auto cannot be measured: no node of the cluster has a whole GPU")
     task = ray.remote(num_gpus=1, num_cpus=spec.resources.cpus_per_trial, max_retries=0)(_with_data)
     threads = max(1, int(spec.resources.cpus_per_trial))
-    arguments = (measure or measure_here, shipped, largest(spec).plain(), threads)
+    count = 1 if spec.resources.seeds_together is False else spec.repeats
+    arguments = (measure or functools.partial(measure_here, together=count), shipped, largest(spec).plain(), threads)
     asked = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments)
         for node in nodes
@@ -241,8 +242,8 @@ def _with_data(measure: Measure, shipped: Any, plain: Mapping[str, Any], threads
     return measure(plain, threads)
 
 
-def measure_here(plain: Mapping[str, Any], threads: int) -> Measured:
-    """Rehearse a trial on this process's first GPU.
+def measure_here(plain: Mapping[str, Any], threads: int, together: int = 1) -> Measured:
+    """Rehearse a trial, with the seeds that it trains together, on this process's first GPU.
 
     Raises:
         StudyError: torch sees no GPU.
@@ -251,7 +252,7 @@ def measure_here(plain: Mapping[str, Any], threads: int) -> Measured:
         raise StudyError(f"torch sees no GPU on node {socket.gethostname()}")
     torch.set_num_threads(threads)
     config = Config.build(plain).replace({"device": "cuda"})
-    found = rehearse(config, data.load(config))
+    found = rehearse(config, data.load(config), together=together)
     total = torch.cuda.get_device_properties(0).total_memory
     return Measured(found.peak_bytes, total, found.device, found.fault)
 

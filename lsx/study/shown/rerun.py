@@ -1,23 +1,26 @@
 """A trial once more, from its configuration alone: does it give the same figures?"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.text import Text
+from torch import nn
 
 from lsx import data, metrics
 from lsx.config import Config
+from lsx.data import Dataset
 from lsx.errors import StudyError
 from lsx.progress import Progress
 from lsx.study.running.recorder import MANIFEST
 from lsx.study.shown.archive import Past
-from lsx.study.worker.manifest import compare, differences, manifest
+from lsx.study.worker.manifest import TOGETHER, compare, differences, manifest
 from lsx.training import Trainer
 from lsx.training.device import resolve_device
+from lsx.training.together import Together
 
 EQUAL, DIFFERENT = 0, 1
 
@@ -40,7 +43,8 @@ def rerun(past: Past, trial: FrozenTrial, console: Console) -> int:
     before, here = torch.get_num_threads(), resolve_device(config.device).type
     torch.set_num_threads(threads)
     try:
-        found, now = _train(config, past.spec.repeats, threads, console)
+        together = (known.get("training") or {}).get("seeds") == TOGETHER
+        found, now = _train(config, past.spec.repeats, threads, console, together=together)
     finally:
         torch.set_num_threads(before)
     for line in differences(known, now) if known else []:
@@ -49,21 +53,33 @@ def rerun(past: Past, trial: FrozenTrial, console: Console) -> int:
 
 
 def _train(
-    config: Config, count: int, threads: int, console: Console
+    config: Config, count: int, threads: int, console: Console, *, together: bool
 ) -> tuple[dict[str, list[float]], Mapping[str, Any]]:
     """Final validation metrics by name, a value per seed; and the manifest of this run."""
     dataset = data.load(config).to(resolve_device(config.device))
-    found: dict[str, list[float]] = {}
-    for index in range(count):
-        own = config.replace({"seed": config.seed + index})
-        console.print(Text(f"lsx: seed {own.seed}, {index + 1} of {count}"))
-        with Progress(console=console) as progress:
-            learner = Trainer(own, dataset, progress).run()
-        for name, value in metrics.evaluate(learner, dataset, "validation", own).items():
-            found.setdefault(name, []).append(float(value))
     seeds = [config.seed + index for index in range(count)]
-    device = resolve_device(config.device).type
-    return found, manifest(config, dataset.provenance, seeds=seeds, threads=threads, device=device)
+    found: dict[str, list[float]] = {}
+    for seed, learner in zip(seeds, _learners(config, seeds, dataset, console, together=together), strict=True):
+        for name, value in metrics.evaluate(learner, dataset, "validation", config.replace({"seed": seed})).items():
+            found.setdefault(name, []).append(float(value))
+    device, apart = resolve_device(config.device).type, None if together else ""
+    return found, manifest(config, dataset.provenance, seeds=seeds, threads=threads, device=device, apart=apart)
+
+
+def _learners(
+    config: Config, seeds: Sequence[int], dataset: Dataset, console: Console, *, together: bool
+) -> Iterator[nn.Module]:
+    if together:
+        console.print(Text(f"lsx: {len(seeds)} seeds together"))
+        with Progress(console=console) as progress:
+            learners = Together(config, seeds, dataset, lambda reports: progress(reports[0])).run()
+        yield from learners
+        return
+    for index, seed in enumerate(seeds):
+        console.print(Text(f"lsx: seed {seed}, {index + 1} of {len(seeds)}"))
+        with Progress(console=console) as progress:
+            learner = Trainer(config.replace({"seed": seed}), dataset, progress).run()
+        yield learner
 
 
 def _verdict(

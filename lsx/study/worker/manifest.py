@@ -26,18 +26,8 @@ from lsx.study.environment.credentials import redacted
 PACKAGE = Path(lsx.__file__).parent
 DEPENDENCIES = (
     *("captum", "matplotlib", "mlflow", "mlxtend", "numpy", "optuna", "plotly", "psutil", "pyarrow"),
-    *(
-        "pydantic",
-        "pyyaml",
-        "ray",
-        "rich",
-        "scikit-learn",
-        "scipy",
-        "sqlalchemy",
-        "tensorboard",
-        "torch",
-        "torchvision",
-    ),
+    *("pydantic", "pyyaml", "ray", "rich", "scikit-learn", "scipy", "sqlalchemy"),
+    *("tensorboard", "torch", "torchvision"),
 )
 """What lsx needs, for when it runs without being installed."""
 
@@ -45,8 +35,7 @@ HARMLESS = ("matplotlib", "mlflow", "optuna", "plotly", "psutil", "pyarrow", "ra
 """Dependencies that propose, track or draw, and take no part in training or evaluation."""
 
 GPU_TOLERANCE = 0.02
-"""Relative difference of a metric that a GPU is allowed, whose kernels may add in another order."""
-# Unmeasured: an assumption until reruns were compared on a GPU.
+"""Relative difference of a metric that a GPU is allowed, whose kernels may add in another order; an assumption."""
 
 TOGETHER, ONE_BY_ONE = "together", "one after the other"
 """How a trial's seeds trained. Without a word they trained one after the other, as in older manifests."""
@@ -76,9 +65,8 @@ def manifest(
         apart: why the seeds trained one after the other; None: they trained together.
 
     Returns:
-        Plain data (JSON) without credentials: ``code``, ``config`` (dotted keys), ``seeds``, ``training`` (how the
-        seeds did, and why), ``data``, ``packages``, ``hardware``, ``device``, ``threads``, ``deterministic``. What is
-        unknown is None.
+        Plain data (JSON) without credentials: ``code``, ``config`` (dotted keys), ``seeds``, ``training`` (of them),
+        ``data``, ``packages``, ``hardware``, ``device``, ``threads``, ``deterministic``. What is unknown is None.
     """
     content = {
         "code": code(),

@@ -10,7 +10,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +28,7 @@ from lsx.metrics import evaluate_with_reasons
 from lsx.metrics.accuracy import accuracy
 from lsx.training import Report, Tick, Trainer
 from lsx.training.device import resolve_device
+from lsx.training.together import Together, obstacle
 
 PATIENCE = 20.0
 """Seconds after which a stage or an evaluation is not measured any longer, but scaled from what there is."""
@@ -102,7 +103,7 @@ class Rehearsal:
         return sum(one.seconds for one in self.stages) + self.evaluation
 
 
-def rehearse(config: Config, dataset: Dataset, *, steps: int = 3) -> Rehearsal:
+def rehearse(config: Config, dataset: Dataset, *, steps: int = 3, together: int = 1) -> Rehearsal:
     """Run a little of a trial, and scale it to the whole.
 
     The caller's random state and the dataset stay as they are.
@@ -111,13 +112,15 @@ def rehearse(config: Config, dataset: Dataset, *, steps: int = 3) -> Rehearsal:
         config: of the trial; its device is used.
         dataset: loaded for it.
         steps: measured of each stage, at least 1; one more is made before.
+        together: seeds that train as one program, where they can; :attr:`StageCost.step` is then a step of all.
 
     Raises:
         ConfigError, CheckpointError, DataError: see :class:`lsx.training.Trainer`.
     """
     device = resolve_device(config.device)
     with _Memory(device) as memory:
-        found = _Measurement(config, dataset.to(device), max(1, steps))
+        count = together if together > 1 and obstacle(config, dataset) is None else 1
+        found = _Measurement(config, dataset.to(device), max(1, steps), count)
         found.run()
     return Rehearsal(
         stages=tuple(found.stages),
@@ -136,8 +139,8 @@ def rehearse(config: Config, dataset: Dataset, *, steps: int = 3) -> Rehearsal:
 class _Measurement:
     """Collects what the parts of a trial take."""
 
-    def __init__(self, config: Config, dataset: Dataset, steps: int) -> None:
-        self.config, self.dataset, self._steps = config, dataset, steps
+    def __init__(self, config: Config, dataset: Dataset, steps: int, count: int = 1) -> None:
+        self.config, self.dataset, self._steps, self._count = config, dataset, steps, count
         self._device = dataset.train.images.device
         self.stages: list[StageCost] = []
         self.evaluation, self.once = math.nan, 0.0
@@ -159,18 +162,25 @@ class _Measurement:
         settings, whole = getattr(self.config, stage), len(self.dataset.train)
         part = self._part(stage)
         watch = _Stopwatch(self._steps + 1, self._device)
-        trainer = Trainer(_alone(self.config, stage, self._steps + 2), part, watch.ends_epoch, watch.begins_step)
+        trainer = self._trainer(_alone(self.config, stage, self._steps + 2), part, watch)
         self._attempt(stage, partial(watch.time, trainer))
         with suppress(CheckpointError):  # no step was begun: out of memory in finetuning's targets
-            self._look_at(stage, trainer.state())
+            self._look_at(stage, trainer.states() if isinstance(trainer, Together) else [trainer.state()])
         if stage == "finetune" and len(part.train) < whole and self.config.loss.lambda_ft > 0:
             self.notes.append(f"finetune: targets timed on {len(part.train)} of {whole} images, and scaled")
             self.unseen_bytes += self.dataset.train.images[len(part.train) :].nbytes
         start = watch.start * whole / len(part.train) if stage == "finetune" else 0.0
         steps = math.ceil(whole / settings.batch_size)
-        validation = self._validation(trainer.learner)
+        learner = trainer.learners[0] if isinstance(trainer, Together) else trainer.learner
+        validation = self._validation(learner)
         self.stages.append(StageCost(stage, watch.step, steps, settings.epochs, validation, start))
-        return trainer.learner
+        return learner
+
+    def _trainer(self, config: Config, part: Dataset, watch: "_Stopwatch") -> Trainer | Together:
+        if self._count == 1:
+            return Trainer(config, part, watch.ends_epoch, watch.begins_step)
+        seeds = [config.seed + index for index in range(self._count)]
+        return Together(config, seeds, part, watch.ends_epoch, watch.begins_step)
 
     def _part(self, stage: Stage) -> Dataset:
         """Data of one stage; one validation image, so that an epoch's last step is timed without the pass over all."""
@@ -178,12 +188,13 @@ class _Measurement:
         train, validation = self.dataset.train, self.dataset.validation.take(slice(0, 1))
         return replace(self.dataset, train=train.take(slice(0, most)), validation=validation)
 
-    def _look_at(self, stage: Stage, state: dict[str, Any]) -> None:
-        """The state in the middle of training: its size, and whether its losses are still finite."""
+    def _look_at(self, stage: Stage, states: Sequence[dict[str, Any]]) -> None:
+        """The states in the middle of training: their size, and whether their losses are still finite."""
         file = BytesIO()
-        torch.save(state, file)
+        torch.save(states, file)
         self.checkpoint_bytes = max(self.checkpoint_bytes, file.tell())
-        if lost := [name for name, value in state["totals"].items() if not bool(torch.isfinite(value))]:
+        totals = [item for state in states for item in state["totals"].items()]
+        if lost := dict.fromkeys(name for name, value in totals if not bool(torch.isfinite(value))):
             self.faults.append(f"{stage}: training diverged: {', '.join(lost)}")
 
     def _validation(self, learner: nn.Module) -> float:
@@ -255,7 +266,7 @@ class _Stopwatch:
         """Median seconds of a step; the first counts only when it is alone."""
         return statistics.median(self._steps[1:] or self._steps or [math.nan])
 
-    def time(self, trainer: Trainer) -> None:
+    def time(self, trainer: Trainer | Together) -> None:
         """Let it train until there are enough steps."""
         self._began = self._now()
         with suppress(_Enough):
@@ -269,7 +280,7 @@ class _Stopwatch:
             self.start = self._now() - self._began
         self._last = self._now()
 
-    def ends_epoch(self, _: Report) -> None:
+    def ends_epoch(self, _: Report | Sequence[Report]) -> None:
         """The trainer's callback."""
         if self._last is not None:
             self._close(self._last)

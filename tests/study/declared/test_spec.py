@@ -146,6 +146,7 @@ FAULTS = [
     ("  grace_epochs: 3", "  grace: 3", 25, "scheduler: unknown key 'grace'; did you mean 'grace_epochs'?"),
     ("budget: {trials: 12}", "budget: {trials: 1}", 26, "1 is less than the 2 reference trials"),
     ("budget: {trials: 12}", "resources: {gpus_per_trial: all}", 26, "'all' is neither auto nor a number"),
+    ("budget: {trials: 12}", "resources: {seeds_together: maybe}", 26, "'maybe' is none of auto, true and false"),
     ("budget: {trials: 12}", "budget: {time: soon}", 26, "budget.time: 'soon' is no duration above 0, such as 45s"),
     ("budget: {trials: 12}", "budget: {stalled_after: 0}", 26, "budget.stalled_after: 0 is no duration above 0"),
     ("budget: {trials: 12}", "repeats: 0", 26, "repeats: 0 is not valid"),

@@ -132,3 +132,24 @@ def test_a_summary_has_means_single_values_and_first_reasons() -> None:
     assert found["reasons"] == {"iies": "one class"}
     assert found["curves"] == [row(1, 2.0)]
     json.dumps(found)
+
+
+def test_seeds_that_train_together_come_back_until_all_are_done(tmp_path: Path) -> None:
+    one = Luggage(tmp_path)
+    one.keep_all([state(step=2), state(step=2)], [[row(1, 0.5)], [row(1, 0.25)]])
+    again = Luggage(tmp_path)
+    assert [kept["step"] for kept in again.states] == [2, 2]
+    assert (again.all_curves, again.state, again.done) == ([[row(1, 0.5)], [row(1, 0.25)]], None, [])
+    again.finish(Seeded(3, {}, {}, []), state())
+    half = Luggage(tmp_path)
+    assert (len(half.done), len(half.states)) == (1, 2)
+    half.finish(Seeded(4, {}, {}, []), state())
+    assert {file.name for file in tmp_path.iterdir()} == {"learner-0.pt", "learner-1.pt", DONE}
+    assert Luggage(tmp_path).states == []
+
+
+def test_seeds_that_train_together_and_are_not_all_there_begin_anew(tmp_path: Path) -> None:
+    Luggage(tmp_path).keep_all([state(), state()], [[], []])
+    (tmp_path / luggage.running_file(1)).write_text("half")
+    again = Luggage(tmp_path)
+    assert (again.states, again.all_curves) == ([], [])

@@ -188,3 +188,12 @@ def test_other_errors_are_raised(watched: Config, dataset: Dataset) -> None:
         rehearse(watched, dataset)
     with pytest.raises(ConfigError, match="unknown explainer"):
         rehearse(config(**{"explainer.method": "none"}), dataset)
+
+
+def test_seeds_that_train_together_are_rehearsed_together(dataset: Dataset) -> None:
+    one, three = rehearse(config(), dataset), rehearse(config(), dataset, together=3)
+    assert [stage.stage for stage in three.stages] == [stage.stage for stage in one.stages]
+    assert all(stage.step > 0 for stage in three.stages)
+    assert three.checkpoint_bytes == pytest.approx(3 * one.checkpoint_bytes, rel=0.05)
+    apart = rehearse(config(**{"explainer.method": "smoothgrad"}), dataset, together=3)
+    assert apart.checkpoint_bytes == pytest.approx(one.checkpoint_bytes, rel=0.05)

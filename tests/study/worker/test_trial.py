@@ -19,7 +19,8 @@ from lsx.study.environment.places import CHECKPOINT, PICTURE  # noqa: E402
 from lsx.study.worker import reporter, trial  # noqa: E402
 from lsx.study.worker.luggage import DONE  # noqa: E402
 from lsx.training import checkpoint  # noqa: E402
-from tests.study.drivers import FakeTune, Lost, Word  # noqa: E402
+from tests.study import fakes  # noqa: E402
+from tests.study.drivers import FakeTune, Lost, Word, begin, driver  # noqa: E402
 
 SETTINGS = {
     "data": {"dataset": "decoy_mnist", "few_shot_fraction": 0.05},
@@ -447,3 +448,9 @@ def test_a_seed_that_diverges_fails_the_trial_and_is_named(tmp_path: Path, monke
     }
     reports = run(tmp_path / "lost", monkeypatch, repeats=2, together=True, **changes).reports
     assert "training diverged with seed" in reports[-1]["failed"]
+
+
+@pytest.mark.parametrize("said", ["auto", True, False])
+def test_an_assignment_says_what_the_study_says(tmp_path: Path, said: bool | str) -> None:
+    spec = fakes.spec(resources={"seeds_together": said})
+    assert begin(driver(tmp_path, spec))["together"] == said
