@@ -28,7 +28,7 @@ from lsx.training.device import computing
 YARDSTICK, BARE = "yardstick", "bare passes"
 TRIAL_IMAGES = 256
 METRIC_IMAGES = 1000
-BATCH = 256
+BATCH, TRAINING_BATCH = 256, 64
 
 Act = Callable[[], Any]
 
@@ -242,8 +242,9 @@ def repeat(kind: str, count: int, network: nn.Module, batch: Split) -> None:
     chain = chain_of(network)
     assert chain is not None
     optim = torch.optim.Adam(network.parameters())
-    for first in range(0, count, BATCH):
-        x, y = batch.images[: min(BATCH, count - first)], batch.labels[: min(BATCH, count - first)]
+    size = TRAINING_BATCH if kind == "trained" else BATCH
+    for first in range(0, count, size):
+        x, y = batch.images[: min(size, count - first)], batch.labels[: min(size, count - first)]
         if kind == "trained":
             optim.zero_grad()
             torch.nn.functional.nll_loss(network(x), y).backward()

@@ -13,7 +13,7 @@ from lsx.errors import ConfigError
 from lsx.explainers import Explainer
 from lsx.models import MLP, Net1, SimpleConvNet
 from lsx.optim import optimizer, weighted_cross_entropy
-from tests.tiny import Tiny, images, load, network
+from tests.tiny import Tiny, TinyChain, images, load, network
 
 LAMBDA_E = 10.0
 NOISE = 5  # seed of what noisy explainers draw: every loss that is compared must see the same
@@ -160,3 +160,29 @@ def test_differentiable_explainer_is_accepted() -> None:
     for method in set(explainers.EXPLAINERS) - {"input", "guided_gradcam"}:
         explainer = explainers.build(ExplainerConfig(method=method, steps=4))
         assert require_gradient(explainer, Tiny(), images(values), values["y"]) is None
+
+
+class Reordered(TinyChain):
+    """Registers its last layer first: its parameters are in another order than its layers."""
+
+    def __init__(self, channels: int = 1, image_size: tuple[int, int] = (28, 28), classes: int = 10) -> None:
+        nn.Module.__init__(self)
+        self.fc = nn.Linear(200, classes)
+        self.conv2 = nn.Conv2d(4, 8, 3)
+        self.conv1 = nn.Conv2d(channels, 4, 5, stride=2)
+
+
+def test_a_critic_whose_parameters_are_in_another_order_than_its_layers() -> None:
+    torch.manual_seed(0)
+    learner, critics = TinyChain(), [Reordered(), Reordered()]
+    critics[1].load_state_dict(critics[0].state_dict())
+    critics[1].register_forward_hook(lambda *_: None)  # so autograd differentiates it
+    critic_set = CriticSet(torch.randn(3, 8, 1, 28, 28), torch.randint(0, 10, (3, 8)))
+    config, explainer = CriticConfig(batches=3, batch_size=8, learning_rate=1.0), explainers.build(ExplainerConfig())
+    passes = [
+        critic_pass(learner, critic, critic_set, torch.arange(3), explainer, torch.full((10,), 0.1), config, 5.0)
+        for critic in critics
+    ]
+    torch.testing.assert_close(passes[0].losses, passes[1].losses)
+    for one, other in zip(critics[0].parameters(), critics[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

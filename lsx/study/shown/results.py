@@ -145,8 +145,9 @@ def closing(
         command: what continues the study in a shell; :attr:`StudySpec.command` by default.
     """
     folder = _short_path(Path(folder))
+    report = {"report": str(folder / "report.html")} if (folder / "report.html").is_file() else {}
     more = f"{command or spec.command} --trials {2 * max(spec.budget.trials, len(study.get_trials(deepcopy=False)))}"
-    lines = {"results tracked in": tracking_uri, "open them": ui_line, "extend the study": more}
+    lines = report | {"results tracked in": tracking_uri, "open them": ui_line, "extend the study": more}
     chosen = choose(study, spec)
     if chosen is None:
         return Group(Text(_nothing(study, spec), style="red"), _pairs(lines))
