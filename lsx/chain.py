@@ -156,6 +156,29 @@ def explained(chain: Chain, images: Tensor, targets: Tensor) -> tuple[Tensor, Te
     return both
 
 
+def cross_entropy(
+    chain: Chain, images: Tensor, labels: Tensor, class_weights: Tensor, *, to_images: bool
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """CE_w of a batch, its gradients by the parameters (float32), and by the images, all without autograd.
+
+    Args:
+        chain: the network.
+        images: (B, C, H, W).
+        labels: int64 (B,).
+        class_weights: (K,), see :func:`lsx.optim.weighted_cross_entropy`.
+        to_images: whether the last of the three is wanted; it has no meaning otherwise.
+    """
+    with torch.no_grad():
+        x, parameters = working(images, chain.parameters)
+        tape = chain.forward(x, parameters)
+        shares = class_weights[labels]
+        shares = shares / shares.sum()
+        loss = -(shares * tape.log_probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)).sum()
+        at_logits = of_log_probability(tape.log_probabilities, labels).mul_(-shares.unsqueeze(1))
+        cotangent, found = chain.backward(at_logits.to(x.dtype), tape, parameters, to_images=to_images)
+        return loss, [one.to(like.dtype) for one, like in zip(found, chain.parameters, strict=True)], cotangent
+
+
 def classified(chain: Chain, images: Tensor) -> Tensor:
     """log p (B, K), differentiable, once, with respect to the weights."""
     outputs: Tensor = _Classified.apply(chain, images, *chain.parameters)

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lsx.chain import Chain, chain_of, of_log_probability, working
+from lsx.chain import Chain, chain_of, cross_entropy
 from lsx.config import CriticConfig
 from lsx.data.types import Split
 from lsx.errors import ConfigError, DataError
@@ -146,15 +146,9 @@ class _CriticStep:
         *gradients, cotangent = torch.autograd.grad(loss, [*self.parameters, leaf])
         return loss.detach(), cotangent, gradients
 
-    @torch.no_grad()
     def _by_hand(self, chain: Chain, explanation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        images, parameters = working(explanation, chain.parameters)
-        tape = chain.forward(images, parameters)
-        loss = weighted_cross_entropy(tape.log_probabilities, labels, self.class_weights)
-        shares = self.class_weights[labels]
-        at_logits = of_log_probability(tape.log_probabilities, labels).mul_((-shares / shares.sum()).unsqueeze(1))
-        cotangent, gradients = chain.backward(at_logits.to(images.dtype), tape, parameters)
-        return loss, cotangent.to(explanation.dtype), [each.to(torch.float32) for each in gradients]
+        loss, gradients, cotangent = cross_entropy(chain, explanation, labels, self.class_weights, to_images=True)
+        return loss, cotangent.to(explanation.dtype), gradients
 
 
 def _chunk(config: CriticConfig, explainer: Explainer, critic_set: CriticSet) -> int:

@@ -35,7 +35,7 @@ class Adadelta(torch.optim.Adadelta):
             state["square_avg"], state["acc_delta"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
         rho, eps, rate = group["rho"], group["eps"], float(group["lr"])
-        arrays = (parameter, gradient, state["square_avg"], state["acc_delta"])
+        arrays = (parameter, gradient.contiguous(), state["square_avg"], state["acc_delta"])
         for weight, slope, square, change in zip(*(one.view(-1).split(BLOCK) for one in arrays), strict=True):
             square.mul_(rho).addcmul_(slope, slope, value=1 - rho)
             deviation = square.add(eps).sqrt_()
@@ -46,8 +46,7 @@ class Adadelta(torch.optim.Adadelta):
 
 def _plain(group: dict[str, Any]) -> bool:
     special = group["weight_decay"] or group["maximize"] or group["capturable"] or group["differentiable"]
-    moved = [one for each in group["params"] if each.grad is not None for one in (each, each.grad)]
-    return not special and all(one.device.type == "cpu" and one.is_contiguous() for one in moved)
+    return not special and all(one.device.type == "cpu" and one.is_contiguous() for one in group["params"])
 
 
 _OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {

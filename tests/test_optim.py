@@ -49,3 +49,12 @@ def test_gradients_in_another_order_of_memory() -> None:
     optimizer("adadelta", [weight], 0.1).step()
     torch.optim.Adadelta([other], lr=0.1).step()
     assert torch.equal(weight, other)
+
+
+def test_it_goes_through_memory_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with gradients as convolutions give them, channels last."""
+    monkeypatch.setattr(torch.optim.Adadelta, "step", None)  # left to torch, it would fail
+    weight = nn.Parameter(torch.ones(2, 3, 3, 3))
+    weight.grad = torch.rand(2, 3, 3, 3).contiguous(memory_format=torch.channels_last)
+    optimizer("adadelta", [weight], 0.1).step()
+    assert not torch.equal(weight, torch.ones(2, 3, 3, 3))

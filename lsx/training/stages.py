@@ -1,14 +1,13 @@
 """The three stages: what one step of each computes. The loop around them is the trainer's."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsx import models
-from lsx.chain import chain_of, classified
+from lsx.chain import chain_of, cross_entropy
 from lsx.config import Config, Stage
 from lsx.critic import CriticSet, critic_pass
 from lsx.data.types import Dataset, Split
@@ -23,14 +22,23 @@ def classification_step(learner: nn.Module, dataset: Dataset, weight: float = 1.
     """Stage 1: minimise ``weight`` · CE_w(f_θ(x), y)."""
     train, class_weights = dataset.train, _class_weights(dataset)
     chain = chain_of(learner)
-    outputs = learner if chain is None else partial(classified, chain)
 
-    def step(rows: Tensor) -> dict[str, Tensor]:
-        loss = weighted_cross_entropy(outputs(train.images[rows]), train.labels[rows], class_weights)
+    def by_autograd(rows: Tensor) -> dict[str, Tensor]:
+        loss = weighted_cross_entropy(learner(train.images[rows]), train.labels[rows], class_weights)
         (weight * loss).backward()
         return {"loss": weight * loss.detach(), "classification_loss": loss.detach()}
 
-    return step
+    def by_hand(rows: Tensor) -> dict[str, Tensor]:
+        assert chain is not None
+        images, labels = train.images[rows], train.labels[rows]
+        loss, gradients, _ = cross_entropy(chain, images, labels, class_weights, to_images=False)
+        for parameter, gradient in zip(chain.parameters, gradients, strict=True):
+            if parameter.requires_grad:
+                gradient = gradient if weight == 1 else gradient.mul_(weight)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return {"loss": weight * loss, "classification_loss": loss}
+
+    return by_autograd if chain is None else by_hand
 
 
 def joint_step(learner: nn.Module, dataset: Dataset, explainer: Explainer, config: Config) -> Step:
