@@ -6,8 +6,9 @@
     python benchmarks/speed.py --profile profile.png         # one joint step, before and after
 
 Every contender is a process of its own; they take turns within a round, so that a noisy machine is noisy for all of
-them. A ratio is the yardstick's time over the contender's in the same round: its median over the rounds, with the
-lowest and the highest. The metrics' ratio is that of the bare passes through the networks that they need.
+them, and are started anew some times, since how fast a process gets its memory differs from one to the next. A ratio is
+the yardstick's time over the contender's in the same round: its median over the rounds, with the lowest and the highest.
+The metrics' ratio is that of the bare passes through the networks that they need.
 """
 
 import argparse
@@ -44,8 +45,7 @@ def main() -> None:
         for network in arguments.networks:
             names = contenders(part, arguments.precisions)
             start = time.monotonic()
-            rounds = max(3, arguments.rounds // 3) if part in ("joint_full", "trial") else arguments.rounds
-            result = measure(part, network, names, arguments.device, arguments.threads, rounds)
+            result = measure(part, network, names, arguments)
             found["results"].append(result)
             print(*rows(result), sep="\n", flush=True)
             print(f"  {part} {network}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
@@ -62,40 +62,56 @@ def contenders(part: str, precisions: list[str]) -> list[str]:
     return ["yardstick", *precisions]
 
 
-def measure(part: str, network: str, names: list[str], device: str, threads: int, rounds: int) -> dict[str, Any]:
-    """Rounds in which every contender does the part once, after one that does not count."""
-    from contenders import Job
-
-    context = get_context("spawn")
-    workers: dict[str, tuple[Any, Connection]] = {}
-    for name in names:
-        mine, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(Job(name, part, network, device, threads), theirs), daemon=True)
-        process.start()
-        workers[name] = (process, mine)
-    flops = {name: pipe.recv() for name, (_, pipe) in workers.items()}
+def measure(part: str, network: str, names: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Rounds in which every contender does the part once, with fresh processes now and then."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        for name, (_, pipe) in workers.items():
-            pipe.send("go")
-            took = pipe.recv()
-            seconds[name] += [took] if number else []
-    peaks = {}
-    for name, (process, pipe) in workers.items():
-        pipe.send("end")
-        peaks[name] = pipe.recv()
-        process.join()
+    peaks: dict[str, list[float]] = {name: [] for name in names}
+    flops: dict[str, float] = {}
+    for _ in range(options.processes):
+        rounds_of(part, network, options, seconds, peaks, flops)
     base = seconds[names[0]]
     found = {
         name: {
             "seconds": spread(times),
             "ratio": spread([one / other for one, other in zip(base, times, strict=True)]),
             "gflops": flops[name] / statistics.median(times) / 1e9,
-            "peak_mib": peaks[name],
+            "peak_mib": max(peaks[name]),
         }
         for name, times in seconds.items()
     }
-    return {"part": part, "network": network, "device": device, "n": rounds, "contenders": found}
+    n = f"{options.processes} x {options.rounds}"
+    return {"part": part, "network": network, "device": options.device, "n": n, "contenders": found}
+
+
+def rounds_of(
+    part: str,
+    network: str,
+    options: argparse.Namespace,
+    seconds: dict[str, list[float]],
+    peaks: dict[str, list[float]],
+    flops: dict[str, float],
+) -> None:
+    """Rounds of one set of processes, after one that does not count."""
+    from contenders import Job
+
+    context = get_context("spawn")
+    workers: dict[str, tuple[Any, Connection]] = {}
+    for name in seconds:
+        mine, theirs = context.Pipe()
+        job = Job(name, part, network, options.device, options.threads)
+        process = context.Process(target=serve, args=(job, theirs), daemon=True)
+        process.start()
+        workers[name] = (process, mine)
+    flops |= {name: pipe.recv() for name, (_, pipe) in workers.items()}
+    for number in range(options.rounds + 1):
+        for name, (_, pipe) in workers.items():
+            pipe.send("go")
+            took = pipe.recv()
+            seconds[name] += [took] if number else []
+    for name, (process, pipe) in workers.items():
+        pipe.send("end")
+        peaks[name].append(pipe.recv())
+        process.join()
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -215,7 +231,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--precisions", type=among(precisions), default=["float32", "bfloat16"], help="of lsx")
     parser.add_argument("--device", default=None, help="cpu or cuda; the GPU if there is one")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, on a CPU")
-    parser.add_argument("--rounds", type=int, default=9, help="a third of them for joint_full and trial")
+    parser.add_argument("--rounds", type=int, default=3, help="for each set of processes, after one that warms up")
+    parser.add_argument("--processes", type=int, default=3, help="how often the contenders' processes are started")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--table", type=Path, help="print the table of a JSON file")
     parser.add_argument("--profile", type=Path, help="draw a joint step into a PNG file")
