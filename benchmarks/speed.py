@@ -7,7 +7,7 @@
 
 Every contender is a process of its own; they take turns within a round, so that a noisy machine is noisy for all of
 them, and are started anew some times, since how fast a process gets its memory differs from one to the next. A ratio is
-the yardstick's time over the contender's in the same round: its median over the rounds, with the lowest and the highest.
+the yardstick's time over the contender's in the same round: its median over the rounds, with the lowest and highest.
 The metrics' ratio is that of the bare passes through the networks that they need.
 """
 
