@@ -21,8 +21,14 @@ SHORT = (
 )
 
 
+HEAVY = ("chaos", "cluster", "running", "browser", "benchmarks", "environment", "tracked", "worker")
+"""Folders whose files take longest: they begin first, so that no worker is left with one of them at the end."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).parent.name in LONG and not item.name.startswith(SHORT):
             item.add_marker(pytest.mark.long)
+    ranks = {name: rank for rank, name in enumerate(HEAVY)}
+    items.sort(key=lambda item: ranks.get(Path(item.path).parent.name, len(HEAVY)))

@@ -1,6 +1,7 @@
 """Precision of training: what it changes, and what it must not."""
 
 import ctypes
+import statistics
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lsx import explainers, models
 from lsx.config import Config
+from lsx.data import Split
 from lsx.errors import ConfigError
 from lsx.training import Trainer
 from lsx.training.device import computing, keep_freed_memory
@@ -27,21 +29,27 @@ SETTINGS: dict[str, Any] = {
 
 
 def test_explanation_gradient_of_a_trained_learner_in_bfloat16() -> None:
-    trainer = Trainer(Config.build(SETTINGS, {"stages": ["pretrain"], "model.name": "Net1"}))
+    """Of most batches; in some, rounding moves the batch's maximum or tips a rectifier (docs/performance.md)."""
+    adadelta = {"epochs": 8, "optimizer": "adadelta", "learning_rate": 0.05}
+    trainer = Trainer(Config.build(SETTINGS, {"stages": ["pretrain"], "model.name": "Net1", "pretrain": adadelta}))
     learner = trainer.run()
-    assert trainer.history[-1][2]["validation_accuracy"] > 0.7
-    few = trainer.dataset.train.take(slice(0, 64))
+    assert trainer.history[-1][2]["validation_accuracy"] > 0.5
+    torch.manual_seed(0)
     explain, critic = explainers.build(trainer.config.explainer), models.build("Net1", (1, 28, 28), 10)
 
-    def gradient(precision: Any) -> Tensor:
+    def gradient(few: Split, precision: Any) -> Tensor:
         with computing(precision, CPU):
             explanation = explain(learner, few.images, few.labels, create_graph=True)
             loss = F.nll_loss(critic(explanation), few.labels)
         return torch.cat([one.flatten() for one in torch.autograd.grad(loss, list(learner.parameters()))])
 
-    exact, short = gradient("float32"), gradient("bfloat16")
-    assert float((short - exact).norm() / exact.norm()) > 1e-4  # it was another precision
-    assert torch.cosine_similarity(short, exact, dim=0) > 0.99
+    found = []
+    for first in range(0, 256, 64):
+        few = trainer.dataset.train.take(slice(first, first + 64))
+        exact, short = gradient(few, "float32"), gradient(few, "bfloat16")
+        assert float((short - exact).norm() / exact.norm()) > 1e-4  # it was another precision
+        found.append(float(torch.cosine_similarity(short, exact, dim=0)))
+    assert statistics.median(found) > 0.99
 
 
 def test_all_stages_in_bfloat16_keep_float32_weights() -> None:
