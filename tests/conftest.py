@@ -17,12 +17,7 @@ SHORT = (
     "test_trials_that_go_wrong",
     "test_damaged_journal",
     "test_a_server_that_is_killed_and_comes_back",
-    "test_a_node_that_is_killed",
 )
-
-
-HEAVY = ("chaos", "cluster", "running", "browser", "benchmarks", "environment", "tracked", "worker")
-"""Folders whose files take longest: they begin first, so that no worker is left with one of them at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,5 +25,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).parent.name in LONG and not item.name.startswith(SHORT):
             item.add_marker(pytest.mark.long)
-    ranks = {name: rank for rank, name in enumerate(HEAVY)}
-    items.sort(key=lambda item: ranks.get(Path(item.path).parent.name, len(HEAVY)))

@@ -36,11 +36,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "part",
-    [
-        pytest.param(name, marks=[pytest.mark.long] if name in ("tracking", "resume", "scale") else [])
-        for name in PARTS
-        if name != "suggest"
-    ],
+    [pytest.param(name, marks=pytest.mark.long) for name in PARTS if name != "suggest"],
 )
 def test_a_part_is_added(file: Path, part: str) -> None:
     said = benchmark("--smallest", "--part", part, "--out", str(file))
