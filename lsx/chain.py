@@ -20,7 +20,7 @@ differentiated by autograd.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -51,8 +51,8 @@ class Tape:
 class Chain:
     """Layers in their order; log-softmax follows the last one.
 
-    Passes take the parameters as an argument, in the order of :attr:`parameters`,
-    and are free of side effects, so that they can be mapped over stacked ones.
+    Passes take the parameters as an argument, in the order of :attr:`parameters`, since
+    they may be wanted in another precision; they change neither these nor the images.
 
     Attributes:
         parameters: of all layers.
@@ -61,7 +61,7 @@ class Chain:
     def __init__(self, links: Sequence[Link[Any]]) -> None:
         self.links = links
         self.parameters = [parameter for one in links for parameter in one.parameters]
-        ends = torch.tensor([0, *(len(one.parameters) for one in links)]).cumsum(0).tolist()
+        ends = accumulate((len(one.parameters) for one in links), initial=0)
         self._slices = [slice(first, last) for first, last in pairwise(ends)]
         self._first = next(index for index, one in enumerate(links) if one.parameters)
 
