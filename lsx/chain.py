@@ -157,32 +157,30 @@ def explained(chain: Chain, images: Tensor, targets: Tensor) -> tuple[Tensor, Te
 
 
 def cross_entropy(
-    chain: Chain, images: Tensor, labels: Tensor, class_weights: Tensor, *, to_images: bool
+    chain: Chain, images: Tensor, labels: Tensor, class_weights: Tensor, *, count: int = 1, to_images: bool
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """CE_w of a batch, its gradients by the parameters (float32), and by the images, all without autograd.
 
     Args:
-        chain: the network.
-        images: (B, C, H, W).
-        labels: int64 (B,).
+        chain: the network, or several in a stack (:mod:`lsx.training.stacked`), of which each has its own loss.
+        images: (B · S, C, H, W).
+        labels: int64 (B · S,).
         class_weights: (K,), see :func:`lsx.optim.weighted_cross_entropy`.
+        count: S.
         to_images: whether the last of the three is wanted; it has no meaning otherwise.
+
+    Returns:
+        Losses (S,), and the gradients of their sum.
     """
     with torch.no_grad():
         x, parameters = working(images, chain.parameters)
         tape = chain.forward(x, parameters)
-        shares = class_weights[labels]
-        shares = shares / shares.sum()
-        loss = -(shares * tape.log_probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)).sum()
-        at_logits = of_log_probability(tape.log_probabilities, labels).mul_(-shares.unsqueeze(1))
+        shares = class_weights[labels].view(-1, count)
+        shares = shares / shares.sum(dim=0)
+        losses = -(shares * tape.log_probabilities.gather(1, labels.unsqueeze(1)).view(-1, count)).sum(dim=0)
+        at_logits = of_log_probability(tape.log_probabilities, labels).mul_(-shares.view(-1, 1))
         cotangent, found = chain.backward(at_logits.to(x.dtype), tape, parameters, to_images=to_images)
-        return loss, [one.to(like.dtype) for one, like in zip(found, chain.parameters, strict=True)], cotangent
-
-
-def classified(chain: Chain, images: Tensor) -> Tensor:
-    """log p (B, K), differentiable, once, with respect to the weights."""
-    outputs: Tensor = _Classified.apply(chain, images, *chain.parameters)
-    return outputs
+        return losses, [one.to(like.dtype) for one, like in zip(found, chain.parameters, strict=True)], cotangent
 
 
 def of_log_probability(log_probabilities: Tensor, targets: Tensor) -> Tensor:
@@ -204,25 +202,6 @@ def channels_last(images: Tensor) -> Tensor:
     if channels > 1:
         return images.contiguous(memory_format=torch.channels_last)
     return images.contiguous().as_strided((batch, 1, height, width), (height * width, 1, width, 1))
-
-
-class _Classified(torch.autograd.Function):
-    """See :func:`classified`."""
-
-    @staticmethod
-    def forward(ctx: Any, chain: Chain, images: Tensor, *parameters: Tensor) -> Tensor:
-        x, own = working(images, parameters)
-        ctx.chain, ctx.tape, ctx.own = chain, chain.forward(x, own), own
-        ctx.save_for_backward(*parameters)  # so that a change in between is noticed
-        outputs: Tensor = ctx.tape.log_probabilities.clone()
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        at_logits = _to_logits(ctx.tape.log_probabilities, of_outputs)
-        _, found = ctx.chain.backward(at_logits.to(ctx.own[0].dtype), ctx.tape, ctx.own, to_images=False)
-        return (None, None, *(_sum(None, one, like) for one, like in zip(found, ctx.saved_tensors, strict=True)))
 
 
 class _Explained(torch.autograd.Function):

@@ -147,7 +147,7 @@ class _CriticStep:
         return loss.detach(), cotangent, gradients
 
     def _by_hand(self, chain: Chain, explanation: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        loss, gradients, cotangent = cross_entropy(chain, explanation, labels, self.class_weights, to_images=True)
+        (loss,), gradients, cotangent = cross_entropy(chain, explanation, labels, self.class_weights, to_images=True)
         return loss, cotangent.to(explanation.dtype), gradients
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lsx import models
-from lsx.chain import chain_of, classified, of_log_probability, working
+from lsx.chain import chain_of, cross_entropy
 from lsx.config import Config, CriticConfig
 from lsx.critic import GPU_IMAGES_PER_PASS, CriticSet
 from lsx.data.types import Dataset
@@ -21,7 +21,7 @@ from lsx.explainers.base import predicted
 from lsx.optim import optimizer
 from lsx.training.fresh import Fresh
 from lsx.training.stacked import Stack
-from lsx.training.stages import Step
+from lsx.training.stages import Step, leave
 
 Drawn = TypeVar("Drawn")
 
@@ -52,10 +52,9 @@ def classification_step(stack: Stack, dataset: Dataset, weight: float = 1.0) -> 
 
     def step(rows: Tensor) -> dict[str, Tensor]:
         chosen = in_turns(rows)
-        outputs = classified(chain, train.images[chosen])
-        losses = cross_entropies(outputs, train.labels[chosen], class_weights, stack.count)
-        (weight * losses).sum().backward()
-        losses = losses.detach()
+        images, labels = train.images[chosen], train.labels[chosen]
+        losses, gradients, _ = cross_entropy(chain, images, labels, class_weights, count=stack.count, to_images=False)
+        leave(chain, gradients, weight)
         return {"loss": weight * losses, "classification_loss": losses}
 
     return step
@@ -202,19 +201,14 @@ class _CriticStep:
         self._chain, self._class_weights, self._count = chain, class_weights, critics.count
         self._optimizer = optimizer(config.optimizer, critics.weights, config.learning_rate)
 
-    @torch.no_grad()
     def __call__(self, explanations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        images, parameters = working(explanations, self._chain.parameters)
-        tape = self._chain.forward(images, parameters)
-        shares = self._class_weights[labels].view(-1, self._count)
-        shares = shares / shares.sum(dim=0)
-        chosen = tape.log_probabilities.gather(1, labels.unsqueeze(1)).view(-1, self._count)
-        at_logits = of_log_probability(tape.log_probabilities, labels).mul_(-shares.view(-1, 1))
-        cotangent, gradients = self._chain.backward(at_logits.to(images.dtype), tape, parameters)
+        losses, gradients, cotangent = cross_entropy(
+            self._chain, explanations, labels, self._class_weights, count=self._count, to_images=True
+        )
         for parameter, gradient in zip(self._chain.parameters, gradients, strict=True):
-            parameter.grad = gradient.to(torch.float32)
+            parameter.grad = gradient
         self._optimizer.step()
-        return -(shares * chosen).sum(dim=0), cotangent.to(explanations.dtype)
+        return losses, cotangent.to(explanations.dtype)
 
 
 def _class_weights(dataset: Dataset) -> Tensor:

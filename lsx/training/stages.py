@@ -1,13 +1,13 @@
 """The three stages: what one step of each computes. The loop around them is the trainer's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lsx import models
-from lsx.chain import chain_of, cross_entropy
+from lsx.chain import Chain, chain_of, cross_entropy
 from lsx.config import Config, Stage
 from lsx.critic import CriticSet, critic_pass
 from lsx.data.types import Dataset, Split
@@ -31,14 +31,19 @@ def classification_step(learner: nn.Module, dataset: Dataset, weight: float = 1.
     def by_hand(rows: Tensor) -> dict[str, Tensor]:
         assert chain is not None
         images, labels = train.images[rows], train.labels[rows]
-        loss, gradients, _ = cross_entropy(chain, images, labels, class_weights, to_images=False)
-        for parameter, gradient in zip(chain.parameters, gradients, strict=True):
-            if parameter.requires_grad:
-                gradient = gradient if weight == 1 else gradient.mul_(weight)
-                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        (loss,), gradients, _ = cross_entropy(chain, images, labels, class_weights, to_images=False)
+        leave(chain, gradients, weight)
         return {"loss": weight * loss, "classification_loss": loss}
 
     return by_autograd if chain is None else by_hand
+
+
+def leave(chain: Chain, gradients: Sequence[Tensor], weight: float) -> None:
+    """Add weighted gradients to ``.grad`` of a chain's parameters, frozen ones left out."""
+    for parameter, gradient in zip(chain.parameters, gradients, strict=True):
+        if parameter.requires_grad:
+            gradient = gradient if weight == 1 else gradient.mul_(weight)
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def joint_step(learner: nn.Module, dataset: Dataset, explainer: Explainer, config: Config) -> Step:
