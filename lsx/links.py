@@ -126,15 +126,19 @@ class Rectifier(Link[nn.ReLU]):
         return _masked(g, seen)
 
 
-class MeanPool(Link[nn.AvgPool2d]):
-    """``nn.AvgPool2d``."""
+class Mapping(Link[Layer]):
+    """A layer without weights that is a linear map itself."""
 
-    def forward(self, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, None]:
         return self.layer(x), None
 
     def tangent(self, t: Tensor, x: Tensor, seen: Any, parameters: Sequence[Tensor]) -> Tensor:
-        pooled: Tensor = self.layer(t)
-        return pooled
+        mapped: Tensor = self.layer(t)
+        return mapped
+
+
+class MeanPool(Mapping[nn.AvgPool2d]):
+    """``nn.AvgPool2d``."""
 
     def transposed(self, g: Tensor, x: Tensor, seen: Any, parameters: Sequence[Tensor]) -> Tensor:
         own = self.layer
@@ -168,14 +172,8 @@ class MaxPool(Link[nn.MaxPool2d]):
         return *map(_pair, (own.kernel_size, own.stride, own.padding, own.dilation)), own.ceil_mode
 
 
-class Flattening(Link[nn.Flatten]):
+class Flattening(Mapping[nn.Flatten]):
     """``nn.Flatten()`` of all but the batch."""
-
-    def forward(self, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, None]:
-        return x.flatten(1), None
-
-    def tangent(self, t: Tensor, x: Tensor, seen: Any, parameters: Sequence[Tensor]) -> Tensor:
-        return t.flatten(1)
 
     def transposed(self, g: Tensor, x: Tensor, seen: Any, parameters: Sequence[Tensor]) -> Tensor:
         back = g.reshape(x.shape)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lsx import links
 from lsx.chain import chain_of
-from lsx.links import Link
+from lsx.links import Link, Mapping
 from lsx.models import Layered
 
 
@@ -67,26 +67,12 @@ class Unfolding(nn.Module):
         return x.transpose(0, 1).flatten(0, 1)
 
 
-class _FoldingLink(Link[Folding]):
-    def forward(self, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, None]:
-        return self.layer(x), None
-
-    def tangent(self, t: Tensor, x: Tensor, seen: None, parameters: Sequence[Tensor]) -> Tensor:
-        folded: Tensor = self.layer(t)
-        return folded
-
+class _FoldingLink(Mapping[Folding]):
     def transposed(self, g: Tensor, x: Tensor, seen: None, parameters: Sequence[Tensor]) -> Tensor:
         return g.reshape(x.shape)
 
 
-class _FlatteningLink(Link[Flattening]):
-    def forward(self, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, None]:
-        return self.layer(x), None
-
-    def tangent(self, t: Tensor, x: Tensor, seen: None, parameters: Sequence[Tensor]) -> Tensor:
-        flat: Tensor = self.layer(t)
-        return flat
-
+class _FlatteningLink(Mapping[Flattening]):
     def transposed(self, g: Tensor, x: Tensor, seen: None, parameters: Sequence[Tensor]) -> Tensor:
         if x.dim() == 3:
             return g
@@ -109,14 +95,7 @@ class _LinearLink(Link[Linear]):
         return [weight, g.sum(dim=1)] if bias and len(parameters) > 1 else [weight]
 
 
-class _UnfoldingLink(Link[Unfolding]):
-    def forward(self, x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, None]:
-        return self.layer(x), None
-
-    def tangent(self, t: Tensor, x: Tensor, seen: None, parameters: Sequence[Tensor]) -> Tensor:
-        rows: Tensor = self.layer(t)
-        return rows
-
+class _UnfoldingLink(Mapping[Unfolding]):
     def transposed(self, g: Tensor, x: Tensor, seen: None, parameters: Sequence[Tensor]) -> Tensor:
         return g.reshape(x.shape[1], x.shape[0], -1).transpose(0, 1)
 
