@@ -117,16 +117,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace, spec: "StudySpec", display: "Display") -> Callable[[Console], int]:
     """Run the study; returns what tells how it ended."""
-    from lsx.study.environment import refusal, whereabouts
-    from lsx.study.environment.folder import StudyFolder
     from lsx.study.running.runner import run
 
     display.prepare(spec.study_name, "checking data, networks and explanations")
-    place = StudyFolder(args.folder, spec.study_name)
-    if not place.begun:
-        asked = {name: getattr(args, name) for name in ("tracking_uri", "storage", "optuna_storage")}
-        fitted = whereabouts.equipped(spec, gpus_per_trial=args.gpus_per_trial)
-        refusal.refuse(fitted, whereabouts.find(place, **asked, fresh=args.fresh), args.address)
     result = run(
         spec,
         folder=args.folder,

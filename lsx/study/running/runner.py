@@ -12,7 +12,7 @@ from lsx.errors import LSXError, StudyError
 from lsx.study.declared.checks import preflight
 from lsx.study.declared.sections import seconds
 from lsx.study.declared.spec import StudySpec, load
-from lsx.study.environment import quiet, whereabouts
+from lsx.study.environment import quiet, refusal, whereabouts
 from lsx.study.environment.credentials import redacted
 from lsx.study.environment.folder import StudyFolder
 from lsx.study.environment.places import Storage, joined
@@ -111,6 +111,8 @@ def run(
     where = whereabouts.find(
         place, tracking_uri=tracking_uri, storage=storage, optuna_storage=optuna_storage, fresh=fresh
     )
+    if not place.begun:
+        refusal.refuse(spec, where, address)
     uri, database, root = where.tracking_uri, where.optuna_storage, where.storage
     if root is not None:
         Storage(root)  # refused before anything is made

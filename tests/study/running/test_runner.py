@@ -246,6 +246,7 @@ def test_credentials_are_not_remembered_and_asked_for_again(no_ray: None, name: 
 
 
 def test_credentials_in_the_environment_are_found_again(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger(Path("lsx-studies"))  # a study that was begun; for a new one the server would be asked first
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     for _ in range(2):
         with pytest.raises(StudyError, match="(^|; )Ray does not start|MLflow at 'http://.*127.0.0.1:9'") as caught:
@@ -354,7 +355,7 @@ def test_what_all_trials_would_fail_of_creates_nothing(
     (tmp_path / "starts").rmdir()
     with pytest.raises(StudyError, match=message):
         run(fakes.spec(settings={**fakes.CONTENT["settings"], **settings}), **where)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "studies").exists() and not list(tmp_path.glob("*.db"))
 
 
 def test_the_scheduler_counts_searched_epochs() -> None:
@@ -367,3 +368,18 @@ def test_the_scheduler_counts_searched_epochs() -> None:
     # Config's own joint.epochs, 10, would leave no rung.
     assert schedulers.build(spec.scheduler, spec.longest, {}) is not None
     assert schedulers.positions(spec.scheduler, spec.longest) == [14, 28]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"tracking_uri": "ftp://host/runs"}, "MLflow at 'ftp://host/runs' cannot be used"),
+        ({"optuna_storage": "nosuch://host/name"}, "study storage 'nosuch://host/name' cannot be used"),
+        ({"tracking_uri": "http://127.0.0.1:1"}, "http://127.0.0.1:1"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_made(tmp_path: Path, where: dict[str, str], said: str) -> None:
+    with pytest.raises(StudyError) as refused:
+        run(fakes.spec(), folder=tmp_path / "studies", **where)  # type: ignore[arg-type]
+    assert said in str(refused.value)
+    assert not (tmp_path / "studies").exists() and not list(tmp_path.glob("*.db"))
