@@ -1,8 +1,10 @@
 """What goes to MLflow, kept on disk until MLflow has it: training never waits for a tracking server.
 
-Entries are appended to a file by the driver and delivered in order by one thread. A server that is gone, slow or locked
-makes them wait; the next driver delivers what is left. Every entry carries the time at which it was said, so that a
-second delivery, after a kill between delivery and acknowledgement, changes nothing in MLflow.
+Entries are appended to a file by the driver and delivered by one thread, those of a run in their order. They are
+gathered for some seconds, so that the metrics of several reports are one request: a request costs the server and the
+driver time that trainings on the same processors lose. A server that is gone, slow or locked makes them wait; the next
+driver delivers what is left. Every entry carries the time at which it was said, so that a second delivery, after a kill
+between delivery and acknowledgement, changes nothing in MLflow.
 """
 
 import itertools
@@ -21,6 +23,8 @@ from lsx.study.tracked.courier import Courier
 from lsx.study.tracked.spool import Entry, Spool
 from lsx.study.tracked.tracking import METRICS_A_BATCH, TAGS_A_BATCH, Ending, Tracker, definite
 
+GATHERING = 5.0
+"""Seconds that the first of the waiting entries waits for others; none of them while somebody waits for the outbox."""
 SHORTEST_PAUSE, LONGEST_PAUSE, HURRIED_PAUSE = 0.5, 30.0, 1.0
 LAST_REQUEST = 5.0
 """Seconds that :meth:`Outbox.close` waits for the request in hand."""
@@ -199,21 +203,23 @@ class Outbox:
             except Exception as error:  # the thread must outlive whatever MLflow and its stores raise
                 self._stumble(batch, error)
             else:
-                self._done(len(batch))
+                self._done(batch)
 
     def _next(self) -> list[Entry]:
-        """What one request can carry: one entry, or metrics of one run that follow each other; nothing at the end."""
+        """What one request can carry: one entry, or metrics that follow each other in one run; nothing at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._spool.waiting)
+            if not self._spool.waiting:
+                self._changed.wait_for(lambda: self._closing or self._spool.waiting)
+                self._changed.wait_for(lambda: self._closing or self._hurried, GATHERING)
             if self._closing:
                 return []
-            first, *others = itertools.islice(self._spool.waiting, 1 if self._singles else METRICS_A_BATCH)
+            waiting = self._spool.waiting.values()
+            first, *others = itertools.islice(waiting, 1 if self._singles else METRICS_A_BATCH)
             batch = [first.entry]
             if batch[0]["do"] != "log":
                 return batch
             metrics, tags = len(batch[0]["metrics"]), len(batch[0]["tags"])
-            for one in itertools.takewhile(lambda one: one.run == first.run, others):
-                entry = one.entry
+            for entry in (one.entry for one in others if one.run == first.run):
                 if entry["do"] != "log":
                     break
                 metrics, tags = metrics + len(entry["metrics"]), tags + len(entry["tags"])
@@ -227,15 +233,15 @@ class Outbox:
             if not self._closed:
                 self._spool.note_run(number, run_id)
 
-    def _done(self, count: int) -> None:
+    def _done(self, batch: list[Entry]) -> None:
         with self._changed:
             if self._closed:
                 return  # the request outlived its outbox, and is delivered again
             self._failures = self._answers = 0
-            self._singles = max(0, self._singles - count)
+            self._singles = max(0, self._singles - len(batch))
             self._trouble = None
             try:
-                self._spool.acknowledge(count)
+                self._spool.acknowledge([entry["n"] for entry in batch])
                 if self._spool.bloated:
                     self._spool.compact()
             except OSError as error:
@@ -277,7 +283,7 @@ class Outbox:
             self._trouble = f"{str(self._refusals)!r} cannot be written: {full.strerror or full}"
             self._pause()
         else:
-            self._done(1)
+            self._done([entry])
 
     def _set_aside(self, refusal: Mapping[str, Any]) -> None:
         with self._refusals.open("ab") as file:

@@ -1,15 +1,15 @@
 """An append-only file of entries that wait for delivery, which a writer killed at any moment leaves readable.
 
 One JSON object a line: a header with the state of the last rewriting (``spool``), entries with a running number
-(``n``), run ids as they become known (``id``), and how far delivery has come (``ack``: all up to that number). They
-share one file, so that there is no moment at which two files contradict each other.
+(``n``), run ids as they become known (``id``), and what has been delivered (``ack``: numbers). They share one file, so
+that there is no moment at which two files contradict each other.
 """
 
 import contextlib
 import json
 import os
-from collections import deque
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,7 +82,7 @@ class Spool:
 
     Attributes:
         state: see :class:`State`.
-        waiting: entries that are not delivered yet.
+        waiting: entries that are not delivered yet, by their number, in its order.
         damaged: lines in the middle that could not be read; a torn last line was never acknowledged, and is cut.
 
     Raises:
@@ -92,7 +92,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state = State()
-        self.waiting: deque[Waiting] = deque()
+        self.waiting: OrderedDict[int, Waiting] = OrderedDict()
         self.damaged: list[bytes] = []
         self._delivered = self._backlog = 0
         self._torn = False
@@ -110,15 +110,14 @@ class Spool:
         self._write(line)
         self._take(entry, line)
 
-    def acknowledge(self, count: int) -> None:
-        """The first ``count`` waiting entries are delivered. Not synced: what is forgotten is delivered again.
+    def acknowledge(self, numbers: Iterable[int]) -> None:
+        """These entries are delivered. Not synced: what is forgotten is delivered again.
 
         Raises:
             OSError: it cannot be written; they do not wait any longer all the same.
         """
-        last = self.waiting[count - 1].number
-        self._drop(last)
-        self._write(_line({"ack": last}), sync=False)
+        self._drop(numbers)
+        self._write(_line({"ack": list(numbers)}), sync=False)
 
     def note_run(self, number: int, run_id: str) -> None:
         """The MLflow run of a trial is known.
@@ -146,7 +145,7 @@ class Spool:
         part.unlink(missing_ok=True)
         fresh = os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            _write_all(fresh, _line(self.state.header()) + b"".join(one.line for one in self.waiting))
+            _write_all(fresh, _line(self.state.header()) + b"".join(one.line for one in self.waiting.values()))
             os.fsync(fresh)
             part.replace(self.path)
         except OSError:
@@ -185,18 +184,18 @@ class Spool:
 
     def _take(self, entry: Entry, line: bytes) -> None:
         self.state.note(entry)
-        self.waiting.append(Waiting(entry["n"], entry["run"], line))
+        self.waiting[entry["n"]] = Waiting(entry["n"], entry["run"], line)
         self._backlog += len(line)
 
-    def _drop(self, last: int) -> None:
-        while self.waiting and self.waiting[0].number <= last:
-            size = len(self.waiting.popleft().line)
-            self._backlog -= size
-            self._delivered += size
+    def _drop(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if (one := self.waiting.pop(number, None)) is not None:  # else its line was damaged
+                self._backlog -= len(one.line)
+                self._delivered += len(one.line)
 
     def _forget_params(self) -> None:
         """Thousands of ended trials must not make the header huge."""
-        wanted = {one.run for one in self.waiting}
+        wanted = {one.run for one in self.waiting.values()}
         for number in self.state.endings.keys() - wanted:
             if number in self.state.openings:
                 self.state.openings[number]["params"] = {}

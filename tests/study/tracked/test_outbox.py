@@ -38,6 +38,7 @@ quiet.hush()
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repetitions without the long pauses between them."""
+    monkeypatch.setattr(module, "GATHERING", 0.01)
     monkeypatch.setattr(module, "SHORTEST_PAUSE", 0.01)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.02)
     monkeypatch.setattr(module, "HURRIED_PAUSE", 0.02)
@@ -195,7 +196,55 @@ def test_a_backlog_goes_in_few_requests(tmp_path: Path) -> None:
     assert max(sum(len(metrics) for _, metrics in call[2]) for call in logs) <= 1000
     assert max(len(call[3]) for call in logs) <= 100
     assert [step for call in logs if call[1] == "run0" for step, _ in call[2]] == list(range(601))
-    assert logs[-2][1] == "parent"  # the order between runs is kept, too
+    assert logs[-1][1] == "parent"
+
+
+def test_reports_are_gathered_unless_somebody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHERING", 600.0)
+    tracker = FakeTracker()
+    outbox = box(tmp_path, tracker)
+    outbox.open_trial(0, "000", {}, {})
+    outbox.open_trial(1, "001", {}, {})
+    for step in range(4):
+        outbox.log(0, {"a": 1.0}, step)
+        outbox.log(1, {"b": 1.0}, step)
+    outbox.end(0, "FINISHED")
+    outbox.log(1, {"b": 1.0}, 4)
+    assert tracker.calls == []
+    start = time.monotonic()
+    assert outbox.flush(20)
+    outbox.log(1, {"b": 1.0}, 5)
+    outbox.close()
+    assert time.monotonic() - start < 20
+    rows = {"run0": [(step, {"a": 1.0}) for step in range(4)], "run1": [(step, {"b": 1.0}) for step in range(5)]}
+    assert [call for call in tracker.calls if call[0] in ("log", "end")] == [
+        ("log", "run0", rows["run0"], {}),
+        ("log", "run1", rows["run1"], {}),  # beyond the end of another run
+        ("end", "run0", "FINISHED"),
+    ]
+    assert box(tmp_path, tracker, started=False).waiting == 1
+
+
+def test_what_was_delivered_out_of_turn_is_not_delivered_again(tmp_path: Path) -> None:
+    tracker = FakeTracker()
+    tracker.fails = lambda call: (_ for _ in ()).throw(ConnectionError("dead")) if call[:2] == ("log", "run1") else None
+    before = box(tmp_path, tracker, started=False)
+    before.open_trial(0, "000", {}, {})
+    before.open_trial(1, "001", {}, {})
+    for step in range(3):
+        before.log(0, {"a": 1.0}, step)
+        before.log(1, {"b": 1.0}, step)
+    before.start()
+    wait_until(lambda: before.trouble)
+    before.close()
+    assert tracker.steps == [0, 1, 2]
+    tracker.fails = lambda call: None
+    after = box(tmp_path, tracker, started=False)
+    assert after.waiting == 3
+    after.start()
+    assert after.flush(20)
+    after.close()
+    assert [call[1] for call in tracker.calls if call[0] == "log"] == ["run0", "run1"]
 
 
 def test_what_one_driver_leaves_the_next_delivers(tmp_path: Path) -> None:
