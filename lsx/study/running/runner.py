@@ -22,7 +22,7 @@ from lsx.study.shown.display import Display
 
 quiet.prepare()
 
-from lsx.study.running import snapshots  # noqa: E402
+from lsx.study.running import idle, snapshots  # noqa: E402
 from lsx.study.running.driver import Driver, Surroundings  # noqa: E402
 from lsx.study.search import optunastore  # noqa: E402
 from lsx.study.search.ledger import Ledger  # noqa: E402
@@ -175,6 +175,7 @@ def run(
 def _drive(around: Surroundings) -> tuple[Status, Any, Driver, int]:
     """To the end, to the interruption, or until time is up."""
     snapshots.leave_out()
+    idle.keep()
     driver, watch = Driver(around), around.watch
     status: Status = "complete"
     report = None
