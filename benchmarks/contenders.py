@@ -4,6 +4,7 @@ Each function prepares a job and gives what does it once, and the FLOP that it n
 """
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from yardstick import Yardstick
 
 from lsx import Config, Dataset, Split, Trainer, data, metrics, models
 from lsx.chain import Chain, chain_of, of_log_probability, working
+from lsx.metrics import evaluation
 from lsx.optim import optimizer, trainable
 from lsx.training.device import computing
 
@@ -77,7 +79,7 @@ class Job:
 def prepare(job: Job) -> tuple[Act, float]:
     """What does the job once, and its FLOP."""
     if job.part == "metrics":
-        return (bare if job.contender == BARE else measured)(job), 0.0
+        return (bare if job.contender == BARE else Measured)(job), 0.0
     act = (literal if job.contender == YARDSTICK else ours)(job)
     return act, 0.0 if job.part == "trial" else needed(job)
 
@@ -193,10 +195,31 @@ def layer_flops(network: str) -> list[float]:
     return found
 
 
-def measured(job: Job) -> Act:
-    """All metrics on 1,000 images."""
-    learner, loaded, config = evaluated(job)
-    return lambda: metrics.evaluate(learner, loaded, "validation", config, metrics=["all"])
+class Measured:
+    """All metrics on 1,000 images.
+
+    Attributes:
+        each: seconds of every metric, a list by its name, of every time; what metrics share is the first one's.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.each: dict[str, list[float]] = {}
+        self._evaluated = evaluated(job)
+        self._score = evaluation._score
+        self._wait = torch.cuda.synchronize if job.device.startswith("cuda") else lambda: None
+
+    def __call__(self) -> None:
+        learner, loaded, config = self._evaluated
+        with mock.patch.object(evaluation, "_score", self._timed):
+            metrics.evaluate(learner, loaded, "validation", config, metrics=["all"])
+
+    def _timed(self, name: str, *rest: Any) -> Any:
+        self._wait()
+        start = time.perf_counter()
+        score = self._score(name, *rest)
+        self._wait()
+        self.each.setdefault(name, []).append(time.perf_counter() - start)
+        return score
 
 
 def evaluated(job: Job) -> tuple[nn.Module, Dataset, Config]:

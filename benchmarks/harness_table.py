@@ -21,7 +21,6 @@ def needs(known: Mapping[str, Any]) -> str:
     bare = known["no_op"]["driver_cpu_seconds"]["median"] - known["suggest"]["sizes"][0]["cpu_seconds"]["median"]
     report = (scale["driver_cpu_seconds"] - bare) / 2  # the trials of scale are drawn at random
     row = scale["logging_a_row_seconds"]["median"]
-    frame = max(0.0, scale["delivering_seconds"] - 2 * row)
     columns = []
     for minutes in MINUTES:
         a_second, each = SLOTS / (60 * minutes), reports(60 * minutes)
@@ -32,7 +31,7 @@ def needs(known: Mapping[str, Any]) -> str:
                 f"{60 * a_second:.1f}",
                 f"{each:.0f}, {a_second * each:.0f}",
                 _share(a_second * (bare + largest["cpu_seconds"]["median"] + each * report), report > 0),
-                f"{100 * a_second * (frame + each * row):.0f}",
+                f"{100 * a_second * (scale['delivering_seconds'] + requests(60 * minutes) * row):.0f}",
                 f"{a_second * each * scale['checkpoint_bytes'] / 1e6:,.0f}",
             )
         )
@@ -63,6 +62,11 @@ def _share(load: float, known: bool) -> str:
 def reports(seconds: float) -> float:
     """Of a trial so long whose epochs are short: one in 2 s, or in 1 % of its time when that is longer."""
     return seconds / 2 if seconds <= 200 else 100 * (1 + math.log(seconds / 200))
+
+
+def requests(seconds: float) -> float:
+    """That bring them to MLflow: the reports of 5 s (the outbox's ``GATHERING``) share one."""
+    return seconds / 5 if seconds <= 500 else 100 * (1 + math.log(seconds / 500))
 
 
 def table(found: Mapping[str, Any]) -> str:

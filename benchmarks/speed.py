@@ -47,7 +47,7 @@ def main() -> None:
             start = time.monotonic()
             result = measure(part, network, names, arguments)
             found["results"].append(result)
-            print(*rows(result), sep="\n", flush=True)
+            print(*rows(result), *metric_rows(result), sep="\n", flush=True)
             print(f"  {part} {network}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
             if arguments.out:
                 arguments.out.write_text(json.dumps(found, indent=1))
@@ -66,9 +66,10 @@ def measure(part: str, network: str, names: list[str], options: argparse.Namespa
     """Rounds in which every contender does the part once, with fresh processes now and then."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peaks: dict[str, list[float]] = {name: [] for name in names}
+    each: dict[str, list[float]] = {}
     flops: dict[str, float] = {}
     for _ in range(options.processes):
-        rounds_of(part, network, options, seconds, peaks, flops)
+        rounds_of(part, network, options, seconds, peaks, flops, each)
     base = seconds[names[0]]
     found = {
         name: {
@@ -80,7 +81,8 @@ def measure(part: str, network: str, names: list[str], options: argparse.Namespa
         for name, times in seconds.items()
     }
     n = f"{options.processes} x {options.rounds}"
-    return {"part": part, "network": network, "device": options.device, "n": n, "contenders": found}
+    result = {"part": part, "network": network, "device": options.device, "n": n, "contenders": found}
+    return {**result, "each": {name: spread(times) for name, times in each.items()}}
 
 
 def rounds_of(
@@ -90,6 +92,7 @@ def rounds_of(
     seconds: dict[str, list[float]],
     peaks: dict[str, list[float]],
     flops: dict[str, float],
+    each: dict[str, list[float]],
 ) -> None:
     """Rounds of one set of processes, after one that does not count."""
     from contenders import Job
@@ -110,7 +113,10 @@ def rounds_of(
             seconds[name] += [took] if number else []
     for name, (process, pipe) in workers.items():
         pipe.send("end")
-        peaks[name].append(pipe.recv())
+        peak_mib, metrics = pipe.recv()
+        peaks[name].append(peak_mib)
+        for metric, times in metrics.items():
+            each.setdefault(metric, []).extend(times[1:])
         process.join()
 
 
@@ -135,7 +141,8 @@ def serve(job: Any, pipe: Connection) -> None:
         synchronise(job.device)
         pipe.send(time.perf_counter() - start)
     on_gpu = job.device.startswith("cuda")
-    pipe.send(torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident() - before)
+    taken = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident() - before
+    pipe.send((taken, getattr(act, "each", {})))
 
 
 def resident(*, now: bool = False) -> float:
@@ -220,7 +227,23 @@ def table(found: dict[str, Any]) -> str:
     head += f"matrix products of {PEAK_SIZE} x {PEAK_SIZE}, GFLOP/s: {peaks}\n"
     columns = ("part", "network", "contender", "time", "ratio", "GFLOP/s", "peak, MiB", "n")
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    return "\n".join([head, *lines, *(line for result in found["results"] for line in rows(result))])
+    lines += [line for result in found["results"] for line in rows(result)]
+    return "\n".join([head, *lines, *(line for result in found["results"] for line in metric_rows(result))])
+
+
+def metric_rows(result: dict[str, Any]) -> list[str]:
+    """A table of the metrics that take 1 % of all or more, where metrics were timed."""
+    each = result.get("each", {})
+    if not each:
+        return []
+    total = sum(one["median"] for one in each.values())
+    slow = [name for name, one in each.items() if one["median"] >= total / 100]
+    rest = total - sum(each[name]["median"] for name in slow)
+    lines = ["", f"| metric, of a {result['network']} | seconds |", "| --- | --- |"]
+    for name in sorted(slow, key=lambda name: -each[name]["median"]):
+        one = each[name]
+        lines.append(f"| `{name}` | {one['median']:.2f} ({one['low']:.2f}–{one['high']:.2f}) |")
+    return [*lines, f"| {len(each) - len(slow)} others together | {rest:.2f} |"]
 
 
 def parsed() -> argparse.Namespace:
