@@ -78,6 +78,7 @@ class Recorder:
         self._views = {
             trial.number: _view(trial) for trial in ledger.study.get_trials(deepcopy=False) if trial.state.is_finished()
         }
+        self._unfinished: set[int] = set()  # of thousands of trials only these are looked at in every step
 
     def begin(self) -> dict[str, Any] | None:
         """The next trial as plain data for a worker (see :func:`lsx.study.worker.trial.run_trial`); None at the end."""
@@ -199,7 +200,7 @@ class Recorder:
     @property
     def running(self) -> list[int]:
         """Numbers of the trials that this driver runs."""
-        return [number for number, view in self._views.items() if view.status == "running"]
+        return [number for number in sorted(self._unfinished) if self._views[number].status == "running"]
 
     @property
     def kept(self) -> list[str]:
@@ -239,6 +240,7 @@ class Recorder:
         self.log_inputs(number, config, ("train", "validation"))
         self.ledger.note(number, name=name)
         self._views[number] = _view(self.ledger.trial(number))
+        self._unfinished.add(number)
 
     def _tags(self, planned: Planned) -> dict[str, str]:
         """By which people filter runs: all of them on every run, so that no filter misses one."""
@@ -355,6 +357,7 @@ class Recorder:
         self.outbox.log(number, {}, tags=tags)
         self.outbox.end(number, {"complete": "FINISHED", "pruned": "KILLED"}.get(status, "FAILED"))  # type: ignore[arg-type]
         self._views[number] = replace(self._views[number], status=status, reason=reason)
+        self._unfinished.discard(number)
 
     def _uncount(self, number: int) -> None:
         """The trial's last start counts for nothing."""
