@@ -24,8 +24,9 @@ from yardstick import Yardstick
 from lsx import Config, Dataset, Split, Trainer, data, metrics, models
 from lsx.chain import Chain, chain_of, of_log_probability, working
 from lsx.metrics import evaluation
+from lsx.metrics.accuracy import at_a_time
 from lsx.optim import optimizer, trainable
-from lsx.training.device import computing
+from lsx.training.device import computing, keep_freed_memory
 
 YARDSTICK, BARE = "yardstick", "bare passes"
 TRIAL_IMAGES = 256
@@ -223,6 +224,7 @@ class Measured:
 
 
 def evaluated(job: Job) -> tuple[nn.Module, Dataset, Config]:
+    keep_freed_memory()  # as in a process that has trained
     config = configuration(job).replace({"evaluation.max_images": METRIC_IMAGES, "data.dataset": "decoy_mnist"})
     loaded = data.load(config).to(job.device)
     return models.build(job.network, loaded.image_shape, 10, job.device), loaded, config
@@ -265,7 +267,7 @@ def repeat(kind: str, count: int, network: nn.Module, batch: Split) -> None:
     chain = chain_of(network)
     assert chain is not None
     optim = torch.optim.Adam(network.parameters())
-    size = TRAINING_BATCH if kind == "trained" else BATCH
+    size = TRAINING_BATCH if kind == "trained" else at_a_time(batch.images, BATCH)
     for first in range(0, count, size):
         x, y = batch.images[: min(size, count - first)], batch.labels[: min(size, count - first)]
         if kind == "trained":

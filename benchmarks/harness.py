@@ -5,8 +5,8 @@
     python benchmarks/harness.py --table harness.json                # as Markdown, for docs/scale.md
 
 Parts: no_op (trials a minute), suggest (a suggestion), tracking (what an HTTP tracking server adds to a trial), resume
-(until a continued study starts), scale (10,000 trials with real journal and tracking writes; about a quarter of an
-hour). Run it on a quiet machine: the load average is noted, and CPU time is given next to wall time.
+(until a continued study starts), scale (10,000 trials with real journal and tracking writes; more than
+half an hour). Run it on a quiet machine: the load average is noted, and CPU time is given next to wall time.
 """
 
 import argparse
