@@ -233,6 +233,7 @@ def evaluated(job: Job) -> tuple[nn.Module, Dataset, Config]:
 def bare(job: Job) -> Act:
     """As many passes through the networks as the metrics take, and nothing else."""
     learner, loaded, config = evaluated(job)
+    counted(learner, loaded, config)  # with what a process makes once, IIES's encoder above all, which is not timed
     taken = counted(learner, loaded, config)
     batch = loaded.validation.take(slice(0, BATCH))
     networks = {name: models.build(name, loaded.image_shape, 10, job.device) for _, name in taken}
