@@ -212,7 +212,7 @@ def rows(result: dict[str, Any]) -> list[str]:
             f"{seconds['median']:.3g} s ({seconds['low']:.3g}–{seconds['high']:.3g})",
             f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})",
             f"{one['gflops']:.0f}" if one["gflops"] else "",
-            f"{one['peak_mib']:.0f}",
+            f"{max(0.0, one['peak_mib']):.0f}",
             str(result["n"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")

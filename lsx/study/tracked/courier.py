@@ -33,10 +33,11 @@ class Courier:
             self._send(batch)
         except Exception as error:
             run_id = self._tracker.parent if run is None else self._state.runs.get(run)
-            if not definite(error) or run_id is None or self._tracker.exists(run_id):
+            if not definite(error) or run_id is None:
                 raise
-            self._renew(run)
-            self._send(batch)
+            if not self._tracker.exists(run_id):
+                self._renew(run)
+            self._send(batch)  # also to a run that is there: it may just have been restored
 
     def works(self) -> bool:
         """Whether the store takes a small entry."""

@@ -1,9 +1,9 @@
 """What goes to MLflow, kept on disk until MLflow has it: training never waits for a tracking server.
 
-Entries are appended to a file by the driver and delivered by one thread, those of a run in their order. They are
-gathered for some seconds, so that the metrics of several reports are one request: a request costs the server and the
-driver time that trainings on the same processors lose. A server that is gone, slow or locked makes them wait; the next
-driver delivers what is left. Every entry carries the time at which it was said, so that a second delivery, after a kill
+Entries are appended to a file by the driver and delivered by one thread, those of a run in their order. Metrics are
+gathered for some seconds, so that several reports are one request: a request costs the server and the driver time that
+trainings on the same processors lose. A server that is gone, slow or locked makes entries wait; the next driver
+delivers what is left. Every entry carries the time at which it was said, so that a second delivery, after a kill
 between delivery and acknowledgement, changes nothing in MLflow.
 """
 
@@ -24,7 +24,7 @@ from lsx.study.tracked.spool import Entry, Spool
 from lsx.study.tracked.tracking import METRICS_A_BATCH, TAGS_A_BATCH, Ending, Tracker, definite
 
 GATHERING = 5.0
-"""Seconds that the first of the waiting entries waits for others; none of them while somebody waits for the outbox."""
+"""Seconds that metrics wait for others, while there is nothing else to deliver and nobody waits for the outbox."""
 SHORTEST_PAUSE, LONGEST_PAUSE, HURRIED_PAUSE = 0.5, 30.0, 1.0
 LAST_REQUEST = 5.0
 """Seconds that :meth:`Outbox.close` waits for the request in hand."""
@@ -51,7 +51,7 @@ class Outbox:
         self._folder = path.absolute().parent
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closing = self._closed = self._hurried = False
+        self._closing = self._closed = self._hurried = self._urgent = False
         self._trouble: str | None = None
         self._failures = self._answers = self._singles = 0
         self._refusals = path.with_name(f"{path.stem}-refused{path.suffix}")
@@ -189,6 +189,7 @@ class Outbox:
             except OSError as error:
                 reason = error.strerror or error
                 raise StudyError(f"outbox {str(self._spool.path)!r} cannot be written: {reason}") from error
+            self._urgent |= do != "log"
             self._changed.notify_all()
 
     def _hurry(self, on: bool) -> None:
@@ -209,8 +210,9 @@ class Outbox:
         """What one request can carry: one entry, or metrics that follow each other in one run; nothing at the end."""
         with self._changed:
             if not self._spool.waiting:
+                self._urgent = False
                 self._changed.wait_for(lambda: self._closing or self._spool.waiting)
-                self._changed.wait_for(lambda: self._closing or self._hurried, GATHERING)
+                self._changed.wait_for(lambda: self._closing or self._hurried or self._urgent, GATHERING)
             if self._closing:
                 return []
             waiting = self._spool.waiting.values()
