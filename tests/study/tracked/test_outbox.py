@@ -382,6 +382,22 @@ def test_a_refused_entry_is_set_aside_with_its_reason_and_the_rest_goes_on(tmp_p
     assert box(tmp_path, tracker, started=False).refused == 1  # also for the next driver
 
 
+def test_a_run_that_is_restored_between_the_failure_and_the_question_takes_its_entry(tmp_path: Path) -> None:
+    tracker = FakeTracker()
+    failures = iter([MlflowException("the run is deleted", INVALID_PARAMETER_VALUE)])
+
+    def fails(call: tuple[Any, ...]) -> None:
+        if call[0] == "log" and (error := next(failures, None)):
+            raise error
+
+    tracker.fails = fails
+    outbox = box(tmp_path, tracker)
+    outbox.open_trial(0, "000", {}, {})
+    outbox.log(0, {"loss": 0.5}, 1)
+    assert outbox.flush(20) and outbox.refused == 0 and tracker.steps == [1]
+    outbox.close()
+
+
 def test_refused_parameters_cost_the_run_nothing_else(tmp_path: Path) -> None:
     tracker = FakeTracker()
     tracker.fails = refusing("describe")
