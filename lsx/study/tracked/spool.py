@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,7 +110,7 @@ class Spool:
         self._write(line)
         self._take(entry, line)
 
-    def acknowledge(self, numbers: Iterable[int]) -> None:
+    def acknowledge(self, numbers: Sequence[int]) -> None:
         """These entries are delivered. Not synced: what is forgotten is delivered again.
 
         Raises:
