@@ -18,9 +18,10 @@ from tests.study import fakes
 quiet.prepare()
 
 from mlflow import MlflowClient  # noqa: E402
+from ray.tune.execution import experiment_state, tune_controller  # noqa: E402
 
 from lsx.errors import StudyError  # noqa: E402
-from lsx.study.running import cluster, driver, runner  # noqa: E402
+from lsx.study.running import cluster, driver, idle, runner  # noqa: E402
 from lsx.study.running.runner import StudyResult, run  # noqa: E402
 from lsx.study.running.watch import Halt  # noqa: E402
 from lsx.study.search import optunastore, schedulers  # noqa: E402
@@ -257,6 +258,16 @@ def test_credentials_in_the_environment_are_found_again(no_ray: None, monkeypatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.2:9")
     with pytest.raises(StudyError, match="give --tracking-uri again"):
         run(fakes.spec())  # another server: the study is on the first
+
+
+def test_a_run_has_its_own_way_of_workers_and_snapshots(no_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager: Any = experiment_state._ExperimentCheckpointManager
+    monkeypatch.setattr(tune_controller, "_ObjectCache", object)
+    monkeypatch.setattr(manager, "sync_up_experiment_state", lambda *_: None)
+    with pytest.raises(StudyError, match="Ray does not start"):
+        run(fakes.spec())
+    assert tune_controller._ObjectCache is idle.IdleWorkers
+    assert manager.sync_up_experiment_state.at_the_end
 
 
 def test_a_default_store_that_was_moved_is_made_where_the_study_is_now(
